@@ -1,0 +1,84 @@
+"""Typed specs shared by every stage that trains with Megatron. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipelines.runs.verb import Spec
+
+
+class ModelSpec(Spec):
+    """Shape of a LLaMA-style GPT model, in Megatron's words. The vocabulary comes from the token artifact."""
+
+    num_layers: int = Field(ge=1)
+    hidden_size: int = Field(ge=1)
+    ffn_hidden_size: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    num_query_groups: int = Field(ge=1, description="key and value heads")
+    seq_length: int = Field(ge=2, description="tokens a training sequence")
+    rotary_base: int = 10000
+    layernorm_epsilon: float = 1e-5
+    init_method_std: float = 0.02
+    untie_embeddings_and_output_weights: bool = False
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"model.hidden_size {self.hidden_size} is not divisible by "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        if (self.hidden_size // self.num_attention_heads) % 2:
+            raise ValueError("model.hidden_size / num_attention_heads must be even: rotary embeddings pair its units")
+        if self.num_attention_heads % self.num_query_groups:
+            raise ValueError(
+                f"model.num_attention_heads {self.num_attention_heads} is not divisible by "
+                f"num_query_groups {self.num_query_groups}"
+            )
+        return self
+
+
+class ExpertSpec(Spec):
+    """The mixture-of-experts part of a model, in Megatron's words."""
+
+    num_moe_experts: int = Field(ge=1)
+    moe_router_topk: int = Field(ge=1)
+    moe_ffn_hidden_size: int = Field(ge=1)
+    moe_aux_loss_coeff: float = Field(0.01, ge=0)
+
+    @model_validator(mode="after")
+    def _enough_experts(self) -> Self:
+        if self.moe_router_topk > self.num_moe_experts:
+            raise ValueError(f"moe_router_topk {self.moe_router_topk} exceeds num_moe_experts {self.num_moe_experts}")
+        return self
+
+
+class TrainingSpec(Spec):
+    """Optimisation of one run."""
+
+    train_iters: int = Field(ge=1, description="optimiser steps")
+    global_batch_size: int = Field(ge=1, description="sequences a step, over all ranks")
+    lr: float = Field(gt=0)
+    min_lr: float = Field(0.0, ge=0)
+    lr_warmup_iters: int = Field(0, ge=0)
+    lr_decay_style: Literal["cosine", "linear", "constant", "WSD"] = "cosine"
+    lr_wsd_decay_iters: int | None = Field(None, ge=1, description="length of the decay at the end (WSD)")
+    weight_decay: float = Field(0.1, ge=0)
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_eps: float = 1e-8
+    clip_grad: float = Field(1.0, ge=0)
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="autocast of matrix products; weights stay float32")
+    log_interval: int = Field(10, ge=1)
+    eval_interval: int | None = Field(None, ge=1, description="default: only at the end")
+    eval_tokens: int | None = Field(None, ge=1, description="validation tokens an evaluation; default: all")
+
+    @model_validator(mode="after")
+    def _schedule(self) -> Self:
+        if self.lr_warmup_iters >= self.train_iters:
+            raise ValueError(f"lr_warmup_iters {self.lr_warmup_iters} must be below train_iters {self.train_iters}")
+        if self.lr_decay_style == "WSD" and self.lr_wsd_decay_iters is None:
+            raise ValueError("lr_decay_style WSD needs lr_wsd_decay_iters")
+        return self

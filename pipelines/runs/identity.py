@@ -1,0 +1,170 @@
+"""Identity of a job: what was asked, of which inputs, by which code, with which versions.
+
+``key = digest(stage, verb, spec, keys of the inputs, code digest, versions)``. An input made by another job
+counts by that job's key, any other path by its content, so a whole graph's keys are known before anything runs.
+Threads, devices, layouts, paths, hosts and times are not in it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipelines.runs.errors import RetraceError
+from pipelines.runs.verb import Verb
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_RECORD = "run.json"
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, in hexadecimal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def job_key(stage: str, verb: str, declared: Verb, spec: dict[str, Any], inputs: dict[str, Any]) -> str:
+    """The key of a job.
+
+    Args:
+        spec: the validated spec, with every default spelled out.
+        inputs: input name -> key (or list of keys) of what is read.
+    """
+    return digest(
+        {
+            "stage": stage,
+            "verb": verb,
+            "spec": spec,
+            "inputs": inputs,
+            "code": code_digest(stage, declared, method_name(spec)),
+            "versions": versions(declared.packages),
+        }
+    )
+
+
+def method_name(spec: dict[str, Any]) -> str | None:
+    """The name of the spec's method, if the stage has methods."""
+    method = spec.get("method")
+    if isinstance(method, dict):
+        return method.get("name")
+    return method
+
+
+def input_key(path: Path) -> str:
+    """Key of an input: its maker's key if a run record lies in it, else the digest of its bytes."""
+    record = path / RUN_RECORD
+    if record.is_file():
+        try:
+            key: str = json.loads(record.read_text(encoding="utf-8"))["key"]
+        except (ValueError, KeyError):
+            raise RetraceError(f"{record} is not a run record: delete {path} and run its job again") from None
+        return key
+    return content_digest(path)
+
+
+def content_digest(path: Path) -> str:
+    """Digest of a file, or of every file under a folder with its relative name."""
+    if path.is_file():
+        return _file_digest(path)
+    if not path.is_dir():
+        raise RetraceError(f"no such file or folder: {path}")
+    files = {str(each.relative_to(path)): _file_digest(each) for each in sorted(path.rglob("*")) if each.is_file()}
+    return digest(files)
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Installed versions of the named distributions."""
+    return {name: _version(name) for name in sorted(packages)}
+
+
+@cache
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        raise RetraceError(f"package {name} is not installed: run `make setup`") from None
+
+
+@cache
+def code_digest(stage: str, declared: Verb, method: str | None) -> str:
+    """Digest of the code a job runs: the static import closure of its verb and its method, inside pipelines/.
+
+    Taken over syntax trees without docstrings, so comments and formatting change nothing.
+    """
+    roots = [declared.implementation.partition(":")[0]]
+    if method is not None and (ROOT / "pipelines" / stage / "methods" / f"{method}.py").is_file():
+        roots.append(f"pipelines.{stage}.methods.{method}")
+    return digest({name: _module_digest(name) for name in sorted(import_closure(tuple(roots)))})
+
+
+@cache
+def import_closure(roots: tuple[str, ...]) -> frozenset[str]:
+    """Modules of pipelines/ that the roots import, directly or not, type-checking imports left out."""
+    seen: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name in seen or _module_path(name) is None:
+            continue
+        seen.add(name)
+        waiting.extend(_module_imports(name))
+    return frozenset(seen)
+
+
+def _module_path(name: str) -> Path | None:
+    base = ROOT.joinpath(*name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@cache
+def _tree(name: str) -> ast.Module:
+    path = _module_path(name)
+    assert path is not None, name
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    _DropInert().visit(tree)
+    return tree
+
+
+@cache
+def _module_digest(name: str) -> str:
+    return hashlib.sha256(ast.dump(_tree(name)).encode()).hexdigest()
+
+
+@cache
+def _module_imports(name: str) -> frozenset[str]:
+    found: set[str] = set()
+    for node in ast.walk(_tree(name)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            # `from package import module` names a module only if such a file exists.
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(each for each in found if each.split(".")[0] == "pipelines" and _module_path(each))
+
+
+class _DropInert(ast.NodeTransformer):
+    """Remove what cannot change a result: docstrings, bare strings and imports for type checkers only."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return None
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            return None
+        return self.generic_visit(node)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

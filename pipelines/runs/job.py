@@ -1,0 +1,277 @@
+"""One job from call to artifact: validate, start the ranks, run, record, and move the folder into place.
+
+Everything is written under a sibling folder and renamed at the end: an artifact is whole or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from pipelines.runs.errors import RetraceError
+from pipelines.runs.identity import ROOT, RUN_RECORD, code_digest, input_key, job_key, method_name, versions
+from pipelines.runs.methods import resolve_method
+from pipelines.runs.progress import Progress
+from pipelines.runs.verb import Execution, Spec, Verb, parse_spec
+
+METRICS = "metrics.jsonl"
+
+Inputs = dict[str, Any]
+"""Input name -> Path, list of Paths for inputs that take many, or None for an optional one not given."""
+
+
+class Job:
+    """What an implementation sees of its run.
+
+    Attributes:
+        out: folder to write the artifact into (renamed into place when the job succeeds).
+        work: folder for checkpoints of this unfinished job, named by the key; survives a crash.
+        execution: how to run; must not change results.
+        rank, world_size: this process among the job's processes.
+        key: the job's identity.
+    """
+
+    def __init__(self, out: Path, key: str, execution: Execution) -> None:
+        self.out = out
+        self.key = key
+        self.execution = execution
+        self.rank = int(os.environ.get("RANK", 0))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.work = Path(os.environ.get("RETRACE_WORK", ROOT / ".retrace" / "work")) / key
+        self.facts: dict[str, Any] = {}
+        self._metrics: IO[str] | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that writes artifacts and logs."""
+        return self.rank == 0
+
+    def log(self, **metrics: float | int | str | list[float] | None) -> None:
+        """Append a line to metrics.jsonl (first rank only). Give ``step``, and ``tokens`` and ``flops`` where known."""
+        if self.is_main:
+            if self._metrics is None:
+                self._metrics = (self.out / METRICS).open("a", encoding="utf-8")
+            self._metrics.write(json.dumps(metrics) + "\n")
+            self._metrics.flush()
+
+    def record(self, **facts: Any) -> None:
+        """Put facts into run.json: tokens, flops, backend, layout, certificates."""
+        self.facts.update(facts)
+
+    def progress(self, total: float, description: str, unit: str = "step") -> Progress:
+        """A progress bar on the first rank."""
+        return Progress(total, description, unit, enabled=self.is_main)
+
+    def say(self, text: str) -> None:
+        """A line for the reader of the log (first rank only)."""
+        if self.is_main:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Close metrics.jsonl."""
+        if self._metrics is not None:
+            self._metrics.close()
+
+
+def validate_spec(stage: str, declared: Verb, text: str | dict[str, Any]) -> Spec:
+    """The spec with its method resolved and every default spelled out."""
+    if isinstance(text, str):
+        # Only to reach the method inside; parse_spec gives the errors a person reads.
+        source = (
+            Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") and Path(text[1:]).is_file() else text
+        )
+        try:
+            values = json.loads(source)
+        except json.JSONDecodeError:
+            return parse_spec(declared.spec, text, "--spec")
+    else:
+        values = dict(text)
+    if "method" in declared.spec.model_fields and isinstance(values, dict) and "method" in values:
+        values["method"] = resolve_method(stage, values["method"])
+    return parse_spec(declared.spec, values, "--spec")
+
+
+def run_job(
+    stage: str,
+    verb: str,
+    declared: Verb,
+    spec_text: str,
+    exec_text: str,
+    inputs: Inputs,
+    out: Path,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Run one verb to its artifact in ``out``.
+
+    Raises:
+        RetraceError: a wrong spec, a missing input, an existing output.
+    """
+    spec = validate_spec(stage, declared, spec_text)
+    execution = parse_spec(Execution, exec_text, "--exec")
+    assert isinstance(execution, Execution)
+    _check_inputs(stage, declared, spec, inputs)
+    if declared.check is not None:
+        declared.check(spec, execution)
+    if out.exists() and not overwrite:
+        raise RetraceError(f"{out} exists: remove it, choose another --out, or give --overwrite")
+    if execution.processes > 1 and "RANK" not in os.environ:
+        _start_ranks(execution)
+    os.environ.setdefault("OMP_NUM_THREADS", str(execution.threads))
+
+    input_keys = {name: _keys(path) for name, path in inputs.items() if path is not None}
+    values = spec.model_dump(mode="json")
+    key = job_key(stage, verb, declared, values, input_keys)
+    partial = out.with_name(f".{out.name}.partial")
+    job = Job(partial, key, execution)
+    signal.signal(signal.SIGTERM, _terminate)
+    if job.is_main:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    started = time.time()
+    try:
+        final = declared.load()(spec, inputs, job)
+        if not job.is_main:
+            return
+        job.log(final=True, **final)
+        job.close()
+        record = {
+            "key": key,
+            "stage": stage,
+            "verb": verb,
+            "spec": values,
+            "inputs": input_keys,
+            "code_digest": code_digest(stage, declared, method_name(values)),
+            "versions": versions(declared.packages),
+            "git_commit": git_commit(),
+            "execution": execution.model_dump(mode="json"),
+            "world_size": job.world_size,
+            "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - started, 3),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "mlflow_run_id": None,
+            "provenance": "computed",
+            **job.facts,
+        }
+        (partial / RUN_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _move_into_place(partial, out)
+    except BaseException:
+        job.close()
+        if job.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def read_record(artifact: Path) -> dict[str, Any]:
+    """The run record of an artifact."""
+    path = artifact / RUN_RECORD
+    if not path.is_file():
+        raise RetraceError(f"{artifact} has no {RUN_RECORD}: it is not an artifact of Retrace, or was not finished")
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def read_metrics(artifact: Path) -> list[dict[str, Any]]:
+    """Every logged line of an artifact; the last one is final."""
+    path = artifact / METRICS
+    if not path.is_file():
+        raise RetraceError(f"{path} is missing: the job of {artifact} did not finish; run it again")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit checked out, with ``+`` when tracked files differ from it; None outside git."""
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(["git", "-C", str(ROOT), "diff", "--quiet", "HEAD"], capture_output=True).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def _check_inputs(stage: str, declared: Verb, spec: Spec, inputs: Inputs) -> None:
+    demanded: tuple[str, ...] = ()
+    if "method" in type(spec).model_fields:
+        from pipelines.runs.methods import method_card
+
+        name = method_name(spec.model_dump(mode="json"))
+        demanded = method_card(stage, str(name)).requires
+    for name in declared.inputs:
+        path = inputs.get(name)
+        if not path:
+            if name in declared.optional and name not in demanded:
+                continue
+            raise RetraceError(f"--{name} is missing: {declared.inputs[name]}")
+        for each in path if isinstance(path, list) else [path]:
+            if not each.exists():
+                raise RetraceError(f"--{name}: no such file or folder: {each}")
+
+
+def _keys(path: Path | list[Path]) -> str | list[str]:
+    return [input_key(each) for each in path] if isinstance(path, list) else input_key(path)
+
+
+def _start_ranks(execution: Execution) -> None:
+    """Replace this process by torchrun over the same command line, or join the ranks srun started."""
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
+        _join_slurm(execution)
+        return
+    cores = len(os.sched_getaffinity(0))
+    if execution.device != "cuda" and execution.processes > max(cores, 2):
+        raise RetraceError(
+            f"--exec processes: {execution.processes} ranks need as many cores and this machine has {cores}: "
+            "lower processes (and the parallel sizes), or run on a larger machine"
+        )
+    os.environ["OMP_NUM_THREADS"] = str(execution.threads)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(execution.processes)]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    command = [*torchrun, *rendezvous, "-m", "pipelines", *sys.argv[1:]]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+def _join_slurm(execution: Execution) -> None:
+    """Translate srun's environment into torch.distributed's."""
+    tasks = int(os.environ["SLURM_NTASKS"])
+    if tasks != execution.processes:
+        raise RetraceError(
+            f"--exec processes is {execution.processes} but srun started {tasks} tasks: make the profile's tasks equal"
+        )
+    os.environ["RANK"] = os.environ["SLURM_PROCID"]
+    os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
+    os.environ["WORLD_SIZE"] = str(tasks)
+    if "MASTER_ADDR" not in os.environ:
+        hosts = subprocess.run(
+            ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
+    # Every task derives the same port from the job's number.
+    os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20000))
+
+
+def _terminate(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _move_into_place(partial: Path, out: Path) -> None:
+    if out.exists():
+        shutil.rmtree(out)
+    partial.rename(out)

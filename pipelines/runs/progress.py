@@ -1,0 +1,65 @@
+"""Progress of a long job: a bar with time left when a person looks on, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+LINE_EVERY_SECONDS = 10.0
+
+
+class Progress:
+    """Context manager that reports ``advance`` calls; silent on every rank but the first."""
+
+    def __init__(self, total: float, description: str, unit: str = "step", *, enabled: bool = True) -> None:
+        self.total = total
+        self.description = description
+        self.unit = unit
+        self.done = 0.0
+        self._interactive = enabled and sys.stderr.isatty()
+        self._enabled = enabled
+        self._started = self._last_line = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self._interactive:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self.description, total=self.total, note="")
+        return self
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        """Report ``amount`` more units done; ``note`` is a short text such as ``loss 3.21``."""
+        self.done += amount
+        if self._interactive:
+            self._bar.update(self._task, advance=amount, note=note)
+        elif self._enabled:
+            now = time.monotonic()
+            if now - self._last_line >= LINE_EVERY_SECONDS:
+                self._last_line = now
+                left = (now - self._started) / max(self.done, 1e-9) * max(self.total - self.done, 0.0)
+                print(
+                    f"{self.description}: {self.done:g}/{self.total:g} {self.unit}, {left:.0f} s left {note}".rstrip(),
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._interactive:
+            self._bar.stop()
+        elif self._enabled and kind is None:
+            seconds = time.monotonic() - self._started
+            print(f"{self.description}: {self.done:g} {self.unit}s in {seconds:.1f} s", file=sys.stderr, flush=True)
