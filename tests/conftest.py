@@ -63,7 +63,8 @@ def run_cli(tmp_path: Path) -> RunCli:
             command += ["--exec", json.dumps(execution)]
         # Unfinished work of tests never mixes with that of real runs.
         environment = {**os.environ, "RETRACE_WORK": str(tmp_path / "work"), **(env or {})}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(cwd), environment.get("PYTHONPATH")]))
+        source = cwd if (cwd / "pipelines").is_dir() else ROOT
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), environment.get("PYTHONPATH")]))
         done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
         if check and done.returncode != 0:
             pytest.fail(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
