@@ -1,0 +1,1 @@
+"""Growth: a small trained model becomes the start of a larger one."""

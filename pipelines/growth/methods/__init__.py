@@ -1,0 +1,1 @@
+"""Growth methods; each file is one (see pipelines/growth/protocol.py)."""

@@ -1,0 +1,24 @@
+"""Verbs of the growth stage."""
+
+from __future__ import annotations
+
+from pipelines.growth.spec import GrowSpec, GrowthSpec
+from pipelines.runs.verb import Verb
+
+VERBS = {
+    "train": Verb(
+        help="Grow a base model and train it, at FLOPs matched to training the target from scratch.",
+        implementation="pipelines.growth.training:train",
+        spec=GrowthSpec,
+        inputs={"tokens": "folder made by `tokenizer tokenize`", "base": "checkpoint of the base model"},
+        optional=frozenset({"base"}),
+        packages=("torch", "megatron-core"),
+    ),
+    "grow": Verb(
+        help="Grow a checkpoint into a larger one, tensor by tensor, without training.",
+        implementation="pipelines.growth.grow:grow",
+        spec=GrowSpec,
+        inputs={"input": "checkpoint of the base model"},
+        packages=("torch",),
+    ),
+}
