@@ -1,0 +1,1 @@
+"""Paper tables, claims and plots, made from the artifacts of runs and from nothing else."""

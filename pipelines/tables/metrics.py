@@ -1,0 +1,142 @@
+"""Every metric a table may show: its name in the runs, its label, unit, direction, decimals and formula.
+
+A column of a paper's table is one of these names; the metric's direction tells a claim which side is better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.runs.errors import RetraceError
+
+Direction = Literal["lower", "higher", "none"]
+ARROWS: dict[Direction, str] = {"lower": "↓", "higher": "↑", "none": ""}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a number of a run is shown and compared.
+
+    Attributes:
+        label: what heads its column.
+        formula: what it is, in words a reader can check.
+        unit: unit of the shown number; empty for a pure number.
+        direction: which side is better, or none where neither is.
+        decimals: digits after the point.
+        scale: the shown number is the run's number times this (100 for shares shown in percent).
+        needs: the other row a derived column is computed against: the table's reference, or the row this one
+            starts from. None for a metric that a run reports by itself.
+    """
+
+    label: str
+    formula: str
+    unit: str = ""
+    direction: Direction = "none"
+    decimals: int = 3
+    scale: float = 1.0
+    needs: Literal["reference", "parent"] | None = None
+
+    @property
+    def heading(self) -> str:
+        """Label, direction and unit."""
+        unit = f"({self.unit})" if self.unit else ""
+        return " ".join(part for part in (self.label, ARROWS[self.direction], unit) if part)
+
+
+def _share(label: str, formula: str, direction: Direction, decimals: int = 1) -> Metric:
+    return Metric(label, formula, "%", direction, decimals, scale=100.0)
+
+
+def _count(label: str, formula: str, direction: Direction = "none", decimals: int = 0) -> Metric:
+    return Metric(label, formula, "", direction, decimals)
+
+
+METRICS: dict[str, Metric] = {
+    # Tokenizers
+    "vocab_size": _count("vocabulary", "tokens a model sees; scaffolds are not among them"),
+    "num_scaffold_tokens": _count("scaffolds", "tokens used to build others and then hidden from the model"),
+    "scaffold_share": _share("scaffold share", "num_scaffold_tokens / vocab_size", "none", 2),
+    "never_seen_tokens": _count("never seen", "tokens of the vocabulary that the encoded text never uses", "lower"),
+    "rare_tokens": _count("rare", "tokens of the vocabulary that the encoded text uses seldom", "lower"),
+    "bytes_per_token": Metric("bytes a token", "UTF-8 bytes / tokens of the validation text", "", "higher", 4),
+    "fertility": Metric("fertility", "tokens / words of the validation text", "", "lower", 4),
+    "renyi_efficiency": Metric(
+        "Rényi efficiency", "H_2.5(p) / log V, with p the share of each token in the text", "", "higher", 4
+    ),
+    # Language models
+    "train_loss": Metric("training loss", "mean cross-entropy a token of the last steps", "nats", "lower", 4),
+    "val_loss": Metric("validation loss", "mean cross-entropy a token of the validation text", "nats", "lower", 4),
+    "val_bits_per_byte": Metric(
+        "bits a byte", "total cross-entropy of the validation text / ln 2 / its UTF-8 bytes", "", "lower", 4
+    ),
+    "tokens": Metric("tokens", "training tokens, those of a base model left out", "million", "none", 2, 1e-6),
+    "flops": Metric("FLOPs", "training FLOPs, those of a base model included", "1e12", "none", 2, 1e-12),
+    "num_parameters": Metric("parameters", "all trained numbers of the model", "million", "none", 3, 1e-6),
+    "num_active_parameters": Metric("active parameters", "parameters one token uses", "million", "none", 3, 1e-6),
+    # Experts
+    "load_imbalance": Metric(
+        "load imbalance", "tokens of the busiest expert / mean tokens an expert, mean over layers", "", "lower", 3
+    ),
+    "router_entropy": Metric(
+        "router entropy", "-sum p ln p of the gate, mean over tokens and layers", "nats", "none", 3
+    ),
+    # Growth, against the table's reference row of the same seed
+    "speedup": Metric(
+        "speedup",
+        "FLOPs of the reference / FLOPs at which this run reaches its final smoothed training loss, - 1",
+        "%",
+        "higher",
+        1,
+        100.0,
+        "reference",
+    ),
+    "flops_saved": Metric(
+        "FLOPs saved",
+        "1 - FLOPs at which this run reaches the reference's final smoothed training loss / FLOPs of the reference",
+        "%",
+        "higher",
+        1,
+        100.0,
+        "reference",
+    ),
+    "val_speedup": Metric(
+        "speedup (validation)", "as speedup, on the validation loss", "%", "higher", 1, 100.0, "reference"
+    ),
+    "val_flops_saved": Metric(
+        "FLOPs saved (validation)", "as FLOPs saved, on the validation loss", "%", "higher", 1, 100.0, "reference"
+    ),
+    # Continual finetuning, R[t, i] = accuracy on task i after task t of T
+    "average_accuracy": _share("ACC", "mean over i of R[T, i]", "higher", 2),
+    "backward_transfer": _share("BWT", "mean over i < T of R[T, i] - R[i, i]", "higher", 2),
+    "forward_transfer": _share("FWT", "mean over i > 1 of R[i-1, i] - b_i, b before any task", "higher", 2),
+    "forgetting": _share("forgetting", "mean over i < T of max over i <= t < T of R[t, i] - R[T, i]", "lower", 2),
+    "learning_accuracy": _share("learning accuracy", "mean over i of R[i, i]", "higher", 2),
+    # Evaluation harness
+    "average_acc": _share("mean accuracy", "mean of the harness tasks' acc, every task alike", "higher", 2),
+    # A line of descent, against the row this one starts from, same seed
+    "bits_per_byte_gain": Metric(
+        "bits a byte gained", "val_bits_per_byte of the row it starts from - its own", "", "higher", 4, 1.0, "parent"
+    ),
+    "average_acc_gain": Metric(
+        "mean accuracy gained", "average_acc - that of the row it starts from", "points", "higher", 2, 100.0, "parent"
+    ),
+}
+
+# The harness names its metrics after its tasks, which params.yaml chooses.
+TASK_METRICS: dict[str, tuple[str, Direction]] = {"_acc_norm": ("acc_norm", "higher"), "_acc": ("acc", "higher")}
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        RetraceError: no such metric; the message lists those there are.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    for suffix, (measure, direction) in TASK_METRICS.items():
+        task = name.removesuffix(suffix)
+        if task not in ("", name):
+            return _share(f"{task} {measure}", f"{measure} of the harness task {task}", direction, 2)
+    raise RetraceError(f"unknown metric {name!r}; known: {', '.join(METRICS)}, <task>_acc, <task>_acc_norm")
