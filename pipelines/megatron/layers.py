@@ -1,0 +1,120 @@
+"""Modules put into megatron's layer spec in place of its own: fewer, cheaper kernels, the same parameters.
+
+Shapes: s sequence, b batch, h hidden, H heads, G query groups (key/value heads), d head size, f feed-forward width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import pipelines.megatron.backend  # noqa: F401  (before megatron.core, which it adapts)
+
+# isort: split
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+
+class RmsNorm(torch.nn.Module):
+    """Root-mean-square normalisation, ``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension, in float32."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., h] -> [..., h]."""
+        return functional.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(SelfAttention):
+    """Causal self-attention with rotary embeddings (no mask argument, no cache)."""
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:
+        """[s, b, h] -> ([s, b, h], no bias)."""
+        s, b, _h = hidden_states.shape
+        groups, d = self.num_query_groups_per_partition, self.hidden_size_per_attention_head
+        per_group = self.num_attention_heads_per_partition // groups
+        # [s, b, G, queries of the group, its key, its value, d]
+        mixed = functional.linear(hidden_states, self.linear_qkv.weight).view(s, b, groups, per_group + 2, d)
+        query, key, value = mixed.split([per_group, 1, 1], dim=3)
+        query = query.reshape(s, b, groups * per_group, d).permute(1, 2, 0, 3)
+        key, value = (each.reshape(s, b, groups, d).permute(1, 2, 0, 3) for each in (key, value))
+        cos, sin = rotary_tables(s, d, self.config.rotary_base, hidden_states.device)
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        context = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=per_group > 1)
+        context = context.permute(2, 0, 1, 3).reshape(s, b, groups * per_group * d)
+        return functional.linear(context, self.linear_proj.weight), None
+
+
+class Mlp(MLP):
+    """SwiGLU feed-forward layer; fc1 holds the gate's rows, then the up projection's."""
+
+    def __init__(self, config: TransformerConfig, **_: Any) -> None:
+        submodules = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+        group = parallel_state.get_tensor_model_parallel_group()
+        super().__init__(config, submodules, ffn_hidden_size=config.ffn_hidden_size, tp_group=group)
+
+    def forward(self, hidden_states: Tensor, per_token_scale: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:
+        """[..., h] -> ([..., h], no bias)."""
+        return feed_forward(hidden_states, self.linear_fc1.weight, self.linear_fc2.weight), None
+
+
+class Experts(SequentialMLP):
+    """The experts of this rank, one after another, each weighted by its tokens' router probabilities."""
+
+    def forward(self, hidden: Tensor, tokens_per_expert: Tensor, probs: Tensor) -> tuple[Tensor, None]:
+        """Tokens grouped by expert [T, h], [experts here] counts, probs [T] -> ([T, h], no bias)."""
+        counts = tokens_per_expert.tolist()
+        pieces = zip(self.local_experts, hidden.split(counts), probs.split(counts), strict=True)
+        outputs = [
+            feed_forward(tokens, expert.linear_fc1.weight, expert.linear_fc2.weight, scale)
+            for expert, tokens, scale in pieces
+        ]
+        return torch.cat(outputs), None
+
+
+def feed_forward(hidden: Tensor, fc1: Tensor, fc2: Tensor, scale: Tensor | None = None) -> Tensor:
+    """SwiGLU: ``(silu(x gate^T) * (x up^T)) fc2^T``, activations times ``scale`` [T] if given. [..., h] -> [..., h]."""
+    gate, up = functional.linear(hidden, fc1).chunk(2, dim=-1)
+    active = functional.silu(gate) * up
+    if scale is not None:
+        active = (active * scale.unsqueeze(-1)).to(active.dtype)
+    return functional.linear(active, fc2)
+
+
+def add_residual(training: bool, fused: bool) -> Any:
+    """The residual addition, for megatron's bias-dropout-add slot (there is no bias and no dropout)."""
+    return _add
+
+
+def _add(output: tuple[Tensor, None], residual: Tensor, probability: float) -> Tensor:
+    return residual + output[0]
+
+
+_TABLES: dict[tuple[int, int, float, torch.device], tuple[Tensor, Tensor]] = {}
+
+
+def rotary_tables(length: int, d: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin [length, d] of RoFormer's angles, halves not interleaved (LLaMA's order). Float32, cached."""
+    key = (length, d, float(base), device)
+    if key not in _TABLES:
+        exponents = torch.arange(0, d, 2, dtype=torch.float32, device=device) / d
+        angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), base**-exponents)
+        angles = torch.cat((angles, angles), dim=-1)
+        _TABLES[key] = angles.cos(), angles.sin()
+    return _TABLES[key]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x [..., s, d] by tables [s, d]: ``x cos + (-x2, x1) sin``, in x's dtype."""
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
