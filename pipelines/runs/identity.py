@@ -90,13 +90,17 @@ def _version(name: str) -> str:
         raise RetraceError(f"package {name} is not installed: run `make setup`") from None
 
 
-@cache
 def code_digest(stage: str, declared: Verb, method: str | None) -> str:
     """Digest of the code a job runs: the static import closure of its verb and its method, inside pipelines/.
 
     Taken over syntax trees without docstrings, so comments and formatting change nothing.
     """
-    roots = [declared.implementation.partition(":")[0]]
+    return _code_digest(stage, declared.implementation, method)
+
+
+@cache
+def _code_digest(stage: str, implementation: str, method: str | None) -> str:
+    roots = [implementation.partition(":")[0]]
     if method is not None and (ROOT / "pipelines" / stage / "methods" / f"{method}.py").is_file():
         roots.append(f"pipelines.{stage}.methods.{method}")
     return digest({name: _module_digest(name) for name in sorted(import_closure(tuple(roots)))})
