@@ -1,0 +1,73 @@
+"""Learning curves of a table: mean over seeds, with a band of one standard deviation."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot
+
+from pipelines.runs.errors import RetraceError
+from pipelines.tables.cells import Cell
+from pipelines.tables.curves import Curve, read_curve, smooth
+from pipelines.tables.spec import PlotSpec, TableSpec
+
+AXES = {"flops": "training FLOPs", "tokens": "training tokens", "step": "step"}
+LOSSES = {"loss": "training loss (nats a token)", "val_loss": "validation loss (nats a token)"}
+# Okabe and Ito's colours, told apart by colour-blind readers; the dash pattern tells them apart in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+# No dates and no random element ids: the same curves give the same bytes.
+STYLE = {"svg.hashsalt": "retrace", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 10}
+
+
+def draw(plot: PlotSpec, table: TableSpec, cells: dict[tuple[str, int], Cell], out: Path) -> None:
+    """Write <plot>.png and <plot>.svg.
+
+    Raises:
+        RetraceError: no run of the table has logged the two numbers.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
+        for place, row in enumerate(table.rows):
+            curves = [
+                smooth(curve, min(table.smoothing_window, max(1, len(curve) // 4)))
+                for seed in table.seeds
+                if (row.name, seed) in cells
+                for curve in [read_curve(cells[row.name, seed].lines, plot.x, plot.y)]
+                if curve
+            ]
+            if not curves:
+                continue
+            xs, means, spreads = mean_curve(curves)
+            colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
+            axes.plot(xs, means, dash, color=colour, label=f"{row.text} ({len(curves)})", linewidth=1.6)
+            low, high = ([m + s * d for m, d in zip(means, spreads, strict=True)] for s in (-1, 1))
+            axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
+        if not axes.lines:
+            raise RetraceError(f"plots.{plot.name}: no run of table {table.name} has logged {plot.x} and {plot.y}")
+        axes.set_xlabel(AXES[plot.x])
+        axes.set_ylabel(LOSSES[plot.y])
+        axes.grid(True, alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, title="mean ± sd (seeds)")
+        figure.savefig(out / f"{plot.name}.png", dpi=150, metadata={"Software": None})
+        figure.savefig(out / f"{plot.name}.svg", metadata={"Date": None, "Creator": None})
+        pyplot.close(figure)
+
+
+def mean_curve(curves: list[Curve]) -> tuple[list[float], list[float], list[float]]:
+    """x, mean and standard deviation over the curves, where all of them have values; between points linear."""
+    start = max(curve[0][0] for curve in curves)
+    end = min(curve[-1][0] for curve in curves)
+    xs = sorted({x for curve in curves for x, _ in curve if start <= x <= end})
+    levels = [np.interp(xs, [x for x, _ in curve], [y for _, y in curve]).tolist() for curve in curves]
+    means = [math.fsum(ys) / len(ys) for ys in zip(*levels, strict=True)]
+    spreads = [statistics.stdev(ys) if len(ys) > 1 else 0.0 for ys in zip(*levels, strict=True)]
+    return xs, means, spreads
