@@ -1,0 +1,1 @@
+"""Corpora and labelled tasks: text in, JSON lines out."""
