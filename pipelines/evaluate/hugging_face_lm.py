@@ -1,0 +1,62 @@
+"""The harness's Hugging Face backend over a local folder: nothing in the folder is executed, nothing is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from lm_eval.models.huggingface import HFLM
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from pipelines.evaluate.unscorable import TokenRequest, count_truncated
+from pipelines.runs.errors import RetraceError
+from pipelines.tokenizer.loading import load_hf_tokenizer
+
+
+class HuggingFaceLM(HFLM):
+    """HFLM that names what it cannot score, and counts what it truncates."""
+
+    num_truncated = 0
+
+    def _loglikelihood_tokens(
+        self, requests: list[TokenRequest], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        self.num_truncated += count_truncated(requests, self.max_length)
+        return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
+
+
+def load_hugging_face_lm(
+    folder: Path, tokenizer: Path, config: dict[str, Any], *, device: str, batch_size: int, max_length: int | None
+) -> HuggingFaceLM:
+    """Load weights (safetensors only, float32) and tokenizer into the harness's backend.
+
+    Raises:
+        RetraceError: code in the folder would be needed, weights are missing, or sizes disagree.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    longest = config.get("max_position_embeddings")
+    if max_length is not None and longest is not None and max_length > longest:
+        raise RetraceError(f"max_length {max_length} exceeds the {longest} positions of {folder}: lower max_length")
+    if not list(folder.glob("*.safetensors")):
+        raise RetraceError(f"{folder} has no .safetensors file: export the model again")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
+    except (ValueError, OSError) as refused:
+        reason = str(refused).split("\n", 1)[0]
+        raise RetraceError(
+            f"{folder}: transformers cannot load it as a causal language model ({reason:.200}); export it again"
+        ) from None
+    loaded = load_hf_tokenizer(tokenizer)
+    rows = model.get_input_embeddings().num_embeddings
+    if len(loaded) > rows:
+        raise RetraceError(f"--tokenizer: {tokenizer} has {len(loaded)} tokens, {folder} embeds {rows}; give its own")
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        model = model.to("cuda")
+    return HuggingFaceLM(
+        pretrained=model, backend="causal", tokenizer=loaded, batch_size=batch_size, max_length=max_length or longest
+    )
