@@ -1,0 +1,1 @@
+"""Mixture of experts: how tokens are routed, and what that costs."""

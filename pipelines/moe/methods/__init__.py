@@ -1,0 +1,1 @@
+"""Routing methods; each file is one (see pipelines/moe/protocol.py)."""
