@@ -1,0 +1,178 @@
+"""Hugging Face model folders: load, adapt with LoRA, save.
+
+The class is the one named in config.json, looked up in transformers itself: no code of the folder is run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from transformers.utils import logging as transformers_logging
+
+from pipelines.continual.families.causal import CausalFamily
+from pipelines.continual.families.classification import ClassificationFamily
+from pipelines.continual.families.seq2seq import Seq2SeqFamily
+from pipelines.continual.prompts import Family as FamilyName
+from pipelines.continual.prompts import padding_token
+from pipelines.runs.errors import RetraceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pipelines.continual.families.batch import Family
+    from pipelines.continual.spec import FinetuneSpec
+
+ENDINGS: dict[str, FamilyName] = {
+    "ForCausalLM": "causal",
+    "ForConditionalGeneration": "seq2seq",
+    "ForSequenceClassification": "classification",
+    "ForMaskedLM": "classification",
+}
+FAMILIES: dict[FamilyName, type[Family]] = {
+    "causal": CausalFamily,
+    "seq2seq": Seq2SeqFamily,
+    "classification": ClassificationFamily,
+}
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "scaffold.json",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer.model",
+)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What config.json says of a model: its class in transformers and how tasks are posed to it."""
+
+    class_name: str
+    family: FamilyName
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """Read the architecture of a model folder.
+
+    Raises:
+        RetraceError: no config.json, or a class whose tasks cannot be posed.
+    """
+    path = folder / "config.json"
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["architectures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RetraceError(
+            f'{path}: no such file, or without "architectures"; --model takes a Hugging Face folder'
+        ) from None
+    name = str(names[0]) if names else "none"
+    for ending, family in ENDINGS.items():
+        if name.endswith(ending) and hasattr(transformers, name):
+            return Architecture(
+                name.removesuffix("ForMaskedLM") + "ForSequenceClassification" if ending == "ForMaskedLM" else name,
+                family,
+            )
+    raise RetraceError(f"{path}: architecture {name} is not a transformers class that ends in {', '.join(ENDINGS)}")
+
+
+def load_model(folder: Path, architecture: Architecture, labels: list[str], device: torch.device) -> PreTrainedModel:
+    """Load a model in float32; a classification head is made anew for ``labels`` from the global random state.
+
+    Fused experts compute with transformers' eager implementation, the one whose intermediate outputs a method can see,
+    so that every method computes the same function bit for bit.
+    """
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    extra: dict[str, Any] = {}
+    if architecture.family == "classification":
+        # A new head for every sequence: the folder's own head, if any, was made for other labels.
+        extra = {"num_labels": len(labels), "ignore_mismatched_sizes": True}
+    model = getattr(transformers, architecture.class_name).from_pretrained(folder, dtype=torch.float32, **extra)
+    if architecture.family == "classification":
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {label: index for index, label in enumerate(labels)}
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")
+    return model.to(device)
+
+
+def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    """Refuse a tokenizer with more tokens than the model embeds, and sequences longer than its positions."""
+    embedded = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embedded:
+        raise RetraceError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model embeds {embedded}: export them together"
+        )
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and "roberta" in model.config.model_type:
+        limit -= model.config.pad_token_id + 1
+    if limit is not None and max_length > limit:
+        raise RetraceError(f"max_length {max_length} exceeds the {limit} positions of the model: lower it")
+
+
+def make_family(architecture: Architecture, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Family:
+    """How tasks are posed to this model."""
+    return FAMILIES[architecture.family](model, padding_token(tokenizer))  # type: ignore[call-arg]
+
+
+def output_layers(model: PreTrainedModel) -> list[str]:
+    """Names of the linear layers that produce logits: the language-model head or the classification head's layers."""
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and (module is head or name.split(".")[0] in ("classifier", "score", "classification_head"))
+    ]
+
+
+def add_lora(model: PreTrainedModel, spec: FinetuneSpec) -> Any:
+    """Freeze the model, put one LoRA adapter (A from the global random state, B zero) on its linear layers.
+
+    A new classification head stays trainable. Fused experts are not linear layers and get no adapter.
+
+    Returns:
+        peft's wrapper; ``model`` itself now holds the adapted layers and is what runs.
+
+    Raises:
+        RetraceError: ``lora_targets`` names no linear layer.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    outputs = set(output_layers(model))
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    for target in spec.lora_targets:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            known = sorted({name.rsplit(".", 1)[-1] for name in linear if name not in outputs})
+            raise RetraceError(f"lora_targets: no linear layer is named {target}; the model has {', '.join(known)}")
+    wanted = [
+        name
+        for name in linear
+        if any(name == target or name.endswith(f".{target}") for target in spec.lora_targets)
+        or (not spec.lora_targets and name not in outputs)
+    ]
+    config = LoraConfig(
+        r=spec.lora_rank, lora_alpha=spec.lora_alpha, lora_dropout=spec.lora_dropout, target_modules=wanted
+    )
+    adapted = get_peft_model(model, config)
+    for name, parameter in model.named_parameters():
+        if name.split(".")[0] in ("classifier", "score", "classification_head"):
+            parameter.requires_grad_(True)
+    return adapted
+
+
+def save_model(model: PreTrainedModel, source: Path, out: Path) -> None:
+    """Write the model as a Hugging Face folder with the tokenizer's files of ``source``."""
+    model.save_pretrained(out)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
