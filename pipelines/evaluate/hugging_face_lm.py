@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -14,11 +16,20 @@ from pipelines.evaluate.unscorable import TokenRequest, count_truncated
 from pipelines.runs.errors import RetraceError
 from pipelines.tokenizer.loading import load_hf_tokenizer
 
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from pipelines.runs.verb import Execution
+
 
 class HuggingFaceLM(HFLM):
     """HFLM that names what it cannot score, and counts what it truncates."""
 
     num_truncated = 0
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        # A bar is for a person; in a log it is noise.
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
 
     def _loglikelihood_tokens(
         self, requests: list[TokenRequest], disable_tqdm: bool = False, override_bs: int | None = None
@@ -28,15 +39,25 @@ class HuggingFaceLM(HFLM):
 
 
 def load_hugging_face_lm(
-    folder: Path, tokenizer: Path, config: dict[str, Any], *, device: str, batch_size: int, max_length: int | None
+    folder: Path,
+    tokenizer: Path,
+    config: dict[str, Any],
+    *,
+    execution: Execution,
+    batch_size: int,
+    max_length: int | None,
 ) -> HuggingFaceLM:
     """Load weights (safetensors only, float32) and tokenizer into the harness's backend.
 
     Raises:
         RetraceError: code in the folder would be needed, weights are missing, or sizes disagree.
     """
+    # It warns of every way to call it but its own.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        raise RetraceError("--exec device cuda: torch sees no GPU here; use auto, or install a CUDA build of torch")
     longest = config.get("max_position_embeddings")
     if max_length is not None and longest is not None and max_length > longest:
         raise RetraceError(f"max_length {max_length} exceeds the {longest} positions of {folder}: lower max_length")
@@ -55,7 +76,7 @@ def load_hugging_face_lm(
     rows = model.get_input_embeddings().num_embeddings
     if len(loaded) > rows:
         raise RetraceError(f"--tokenizer: {tokenizer} has {len(loaded)} tokens, {folder} embeds {rows}; give its own")
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+    if execution.device != "cpu" and torch.cuda.is_available():
         model = model.to("cuda")
     return HuggingFaceLM(
         pretrained=model, backend="causal", tokenizer=loaded, batch_size=batch_size, max_length=max_length or longest

@@ -12,16 +12,20 @@ from pipelines.runs.identity import RUN_RECORD, input_key
 if TYPE_CHECKING:
     from lm_eval.api.model import TemplateLM
 
+    from pipelines.runs.verb import Execution
+
 CHECKPOINT_FORMAT = "retrace-megatron-1"
 
 
-def load_lm(model: Path, tokenizer: Path | None, *, device: str, batch_size: int, max_length: int | None) -> TemplateLM:
+def load_lm(
+    model: Path, tokenizer: Path | None, *, execution: Execution, batch_size: int, max_length: int | None
+) -> TemplateLM:
     """Load a model for scoring.
 
     Args:
         model: a Hugging Face folder, a checkpoint, or an artifact with one of them in ``model/``.
         tokenizer: default: the tokenizer files beside the weights.
-        device: auto, cpu or cuda.
+        execution: one process; says the device and the threads.
         batch_size: sequences a forward pass.
         max_length: tokens a forward pass; default: what the model was made for.
 
@@ -37,10 +41,12 @@ def load_lm(model: Path, tokenizer: Path | None, *, device: str, batch_size: int
         _check_tokenizer_key(config, files, folder)
         from pipelines.evaluate.megatron_lm import load_megatron_lm
 
-        return load_megatron_lm(folder, files, batch_size=batch_size, max_length=max_length)
+        return load_megatron_lm(folder, files, execution=execution, batch_size=batch_size, max_length=max_length)
     from pipelines.evaluate.hugging_face_lm import load_hugging_face_lm
 
-    return load_hugging_face_lm(folder, files, config, device=device, batch_size=batch_size, max_length=max_length)
+    return load_hugging_face_lm(
+        folder, files, config, execution=execution, batch_size=batch_size, max_length=max_length
+    )
 
 
 def find_model(path: Path) -> tuple[Path, dict[str, Any]]:

@@ -51,7 +51,7 @@ def run(spec: RunSpec, inputs: dict[str, Path], job: Job) -> dict[str, float | i
     lm = load_lm(
         inputs["model"],
         inputs.get("tokenizer"),
-        device=job.execution.device,
+        execution=job.execution,
         batch_size=spec.batch_size,
         max_length=spec.max_length,
     )
