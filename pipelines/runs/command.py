@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +130,7 @@ def spec_rows(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]
 def _method_help(stage: str, name: str) -> str:
     card = method_card(stage, name)
     fields = ", ".join(
-        f"{h.name}={'required' if h.default is ... else h.default!r}" for h in card.hyperparameters.values()
+        f"{h.name} required" if h.default is ... else f"{h.name}={h.default!r}" for h in card.hyperparameters.values()
     )
     return f"{card.summary} [{fields}]" if fields else card.summary
 
@@ -139,5 +141,8 @@ def main() -> None:
     try:
         group.main(prog_name="python -m pipelines")
     except RetraceError as error:
+        # Every rank meets the same fault; the first one says it, and torchrun ends the others in the meantime.
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(2)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

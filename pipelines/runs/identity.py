@@ -148,11 +148,23 @@ def _module_imports(name: str) -> frozenset[str]:
     for node in ast.walk(_tree(name)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        elif isinstance(node, ast.ImportFrom):
             # `from package import module` names a module only if such a file exists.
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            module = _imported_module(name, node)
+            found.add(module)
+            found.update(f"{module}.{alias.name}" for alias in node.names)
     return frozenset(each for each in found if each.split(".")[0] == "pipelines" and _module_path(each))
+
+
+def _imported_module(name: str, node: ast.ImportFrom) -> str:
+    """Absolute name of what a `from` import reads, relative ones included."""
+    if node.level == 0:
+        return str(node.module)
+    path = _module_path(name)
+    assert path is not None, name
+    up = node.level - (path.name == "__init__.py")
+    package = name.split(".")[: -up or None]
+    return ".".join([*package, node.module] if node.module else package)
 
 
 class _DropInert(ast.NodeTransformer):
@@ -163,9 +175,9 @@ class _DropInert(ast.NodeTransformer):
             return None
         return self.generic_visit(node)
 
-    def visit_If(self, node: ast.If) -> ast.AST | None:
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            return None
+            return node.orelse
         return self.generic_visit(node)
 
 

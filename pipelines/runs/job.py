@@ -22,6 +22,7 @@ from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import ROOT, RUN_RECORD, code_digest, input_key, job_key, method_name, versions
 from pipelines.runs.methods import resolve_method
 from pipelines.runs.progress import Progress
+from pipelines.runs.ranks import in_slurm_step, join_slurm, run_ranks
 from pipelines.runs.verb import Execution, Spec, Verb, parse_spec
 
 METRICS = "metrics.jsonl"
@@ -124,13 +125,22 @@ def run_job(
     _check_inputs(stage, declared, spec, inputs)
     if declared.check is not None:
         declared.check(spec, execution)
-    if out.exists() and not overwrite:
+    ranks_wanted = execution.processes > 1 and "RANK" not in os.environ
+    if ranks_wanted and in_slurm_step():
+        join_slurm(execution)
+        ranks_wanted = False
+    # A slow rank may come here when the first one has already finished.
+    if out.exists() and not overwrite and os.environ.get("RANK", "0") == "0":
         raise RetraceError(f"{out} exists: remove it, choose another --out, or give --overwrite")
-    if execution.processes > 1 and "RANK" not in os.environ:
-        _start_ranks(execution)
-    os.environ.setdefault("OMP_NUM_THREADS", str(execution.threads))
+    if ranks_wanted:
+        run_ranks(execution)
+    if "threads" in execution.model_fields_set:
+        os.environ["OMP_NUM_THREADS"] = str(execution.threads)
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(execution.threads))
 
-    input_keys = {name: _keys(path) for name, path in inputs.items() if path is not None}
+    # An input not given and an empty list of inputs are the same thing.
+    input_keys = {name: _keys(path) for name, path in inputs.items() if path}
     values = spec.model_dump(mode="json")
     key = job_key(stage, verb, declared, values, input_keys)
     partial = out.with_name(f".{out.name}.partial")
@@ -159,13 +169,15 @@ def run_job(
             "world_size": job.world_size,
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - started, 3),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_memory_bytes": _peak_memory(),
             "mlflow_run_id": None,
             "provenance": "computed",
             **job.facts,
         }
         (partial / RUN_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         _move_into_place(partial, out)
+        # Checkpoints of an unfinished job are of no use to a finished one.
+        shutil.rmtree(job.work, ignore_errors=True)
     except BaseException:
         job.close()
         if job.is_main:
@@ -225,53 +237,24 @@ def _keys(path: Path | list[Path]) -> str | list[str]:
     return [input_key(each) for each in path] if isinstance(path, list) else input_key(path)
 
 
-def _start_ranks(execution: Execution) -> None:
-    """Replace this process by torchrun over the same command line, or join the ranks srun started."""
-    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
-        _join_slurm(execution)
-        return
-    cores = len(os.sched_getaffinity(0))
-    if execution.device != "cuda" and execution.processes > max(cores, 2):
-        raise RetraceError(
-            f"--exec processes: {execution.processes} ranks need as many cores and this machine has {cores}: "
-            "lower processes (and the parallel sizes), or run on a larger machine"
-        )
-    os.environ["OMP_NUM_THREADS"] = str(execution.threads)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(execution.processes)]
-    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
-    command = [*torchrun, *rendezvous, "-m", "pipelines", *sys.argv[1:]]
-    sys.stdout.flush()
-    os.execv(sys.executable, command)
-
-
-def _join_slurm(execution: Execution) -> None:
-    """Translate srun's environment into torch.distributed's."""
-    tasks = int(os.environ["SLURM_NTASKS"])
-    if tasks != execution.processes:
-        raise RetraceError(
-            f"--exec processes is {execution.processes} but srun started {tasks} tasks: make the profile's tasks equal"
-        )
-    os.environ["RANK"] = os.environ["SLURM_PROCID"]
-    os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
-    os.environ["WORLD_SIZE"] = str(tasks)
-    if "MASTER_ADDR" not in os.environ:
-        hosts = subprocess.run(
-            ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
-    # Every task derives the same port from the job's number.
-    os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20000))
-
-
 def _terminate(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
 
 def _move_into_place(partial: Path, out: Path) -> None:
+    """Rename; what is replaced goes aside first, so that a kill in between loses neither."""
+    replaced = out.with_name(f".{out.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
     if out.exists():
-        shutil.rmtree(out)
+        out.rename(replaced)
     partial.rename(out)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _peak_memory() -> int:
+    """Peak resident bytes of this process; getrusage would count what it inherited from the process that started it."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))

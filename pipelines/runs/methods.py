@@ -73,11 +73,11 @@ def method_card(stage: str, name: str) -> MethodCard:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
         annotation = ast.unparse(node.annotation)
-        if annotation.startswith("ClassVar"):
+        if annotation.removeprefix("typing.").startswith("ClassVar"):
             if node.target.id == "requires" and node.value is not None:
                 requires = ast.literal_eval(node.value)
             continue
-        default = ... if node.value is None else ast.literal_eval(node.value)
+        default = ... if node.value is None else _literal(node.value, f"{path}: {node.target.id}")
         hyperparameters[node.target.id] = Hyperparameter(node.target.id, annotation, default)
     summary = (ast.get_docstring(tree) or "").strip().split("\n")[0]
     return MethodCard(stage, name, classes[0].name, summary, hyperparameters, tuple(requires))
@@ -113,7 +113,16 @@ def load_method(stage: str, method: str | dict[str, Any]) -> Any:
     complete = resolve_method(stage, method)
     name = complete.pop("name")
     module = importlib.import_module(f"pipelines.{stage}.methods.{name}")
-    return getattr(module, method_card(stage, name).class_name)(**complete)
+    # A spec is JSON, which has lists only; the dataclass is frozen and wants tuples.
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in complete.items()}
+    return getattr(module, method_card(stage, name).class_name)(**values)
+
+
+def _literal(node: ast.expr, what: str) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise RetraceError(f"{what}: a default must be a literal, not {ast.unparse(node)}") from None
 
 
 @cache

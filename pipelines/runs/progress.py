@@ -49,11 +49,8 @@ class Progress:
             if now - self._last_line >= LINE_EVERY_SECONDS:
                 self._last_line = now
                 left = (now - self._started) / max(self.done, 1e-9) * max(self.total - self.done, 0.0)
-                print(
-                    f"{self.description}: {self.done:g}/{self.total:g} {self.unit}, {left:.0f} s left {note}".rstrip(),
-                    file=sys.stderr,
-                    flush=True,
-                )
+                done = f"{self.done:.10g}/{self.total:.10g} {self.unit}"
+                print(f"{self.description}: {done}, {left:.0f} s left {note}".rstrip(), file=sys.stderr, flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -62,4 +59,4 @@ class Progress:
             self._bar.stop()
         elif self._enabled and kind is None:
             seconds = time.monotonic() - self._started
-            print(f"{self.description}: {self.done:g} {self.unit}s in {seconds:.1f} s", file=sys.stderr, flush=True)
+            print(f"{self.description}: {self.done:.10g} {self.unit}s in {seconds:.1f} s", file=sys.stderr, flush=True)

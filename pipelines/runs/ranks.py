@@ -1,0 +1,86 @@
+"""Starting the ranks of one job: torchrun on this machine, or the tasks srun has already started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from typing import NoReturn
+
+from pipelines.runs.errors import RetraceError
+from pipelines.runs.verb import Execution
+
+
+def in_slurm_step() -> bool:
+    """True inside a task of an srun step of several; an sbatch script alone is not one, whatever it asked for."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+
+
+def check_machine(execution: Execution) -> None:
+    """Refuse more ranks than this machine can run.
+
+    Raises:
+        RetraceError: too few cores or GPUs.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if execution.device != "cuda" and execution.processes > max(cores, 2):
+        raise RetraceError(
+            f"--exec processes: {execution.processes} ranks need as many cores and this machine has {cores}: "
+            "lower processes (and the parallel sizes), or run on a larger machine"
+        )
+    if execution.device == "cuda":
+        import torch
+
+        if torch.cuda.device_count() < execution.processes:
+            raise RetraceError(
+                f"--exec processes: {execution.processes} ranks need a GPU each and this machine shows "
+                f"{torch.cuda.device_count()}: lower processes, or set device to cpu"
+            )
+
+
+def run_ranks(execution: Execution) -> NoReturn:
+    """Run this same command line on every rank under torchrun, and exit as the ranks did."""
+    check_machine(execution)
+    os.environ["OMP_NUM_THREADS"] = str(execution.threads)
+    # All ranks are on this machine, whose own name need not resolve.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    # The failed rank has said what is wrong; torchrun's own account of it would bury that.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    ranks = ["--nproc-per-node", str(execution.processes)]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    try:
+        torchrun([*ranks, *rendezvous, "-m", "pipelines", *sys.argv[1:]])
+    except ChildFailedError as failed:
+        code = failed.get_first_failure()[1].exitcode
+        sys.exit(code if code > 0 else 128 - code)
+    except SignalException as stopped:
+        sys.exit(128 + stopped.sigval)
+    sys.exit(0)
+
+
+def join_slurm(execution: Execution) -> None:
+    """Translate the environment of an srun task into torch.distributed's.
+
+    Raises:
+        RetraceError: the step has another number of tasks than the job asks for.
+    """
+    tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
+    if tasks != execution.processes:
+        raise RetraceError(
+            f"--exec processes is {execution.processes} but srun started {tasks} tasks: make the profile's tasks equal"
+        )
+    os.environ["RANK"] = os.environ["SLURM_PROCID"]
+    os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
+    os.environ["WORLD_SIZE"] = str(tasks)
+    if "MASTER_ADDR" not in os.environ:
+        nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
+        hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+        os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
+    # Every task derives the same port, and steps of one allocation do not meet on it.
+    step = int(os.environ.get("SLURM_JOB_ID", 0)) * 131 + int(os.environ.get("SLURM_STEP_ID", 0))
+    os.environ.setdefault("MASTER_PORT", str(20000 + step % 20000))

@@ -1,0 +1,139 @@
+"""A small tree with one stage of its own, so that what the framework does is seen without a model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+VERBS = """
+from pipelines.growth.spec import GrowSpec
+from pipelines.runs.errors import RetraceError
+from pipelines.runs.verb import Verb
+
+def check(spec, execution):
+    if spec.steps % execution.processes:
+        raise RetraceError(f"steps {spec.steps} is not a multiple of the {execution.processes} processes")
+
+VERBS = {
+    "train": Verb(
+        help="Add numbers.",
+        implementation="pipelines.growth.training:train",
+        spec=GrowSpec,
+        inputs={"base": "what to start from", "extra": "more of it"},
+        optional=frozenset({"base", "extra"}),
+        many=frozenset({"extra"}),
+        packages=("numpy",),
+        check=check,
+    )
+}
+"""
+
+SPEC = """
+from typing import Any
+from pydantic import BaseModel, Field
+from pipelines.runs.verb import Spec
+
+class Inner(Spec):
+    width: int = 3
+
+class GrowSpec(Spec):
+    method: dict[str, Any]
+    steps: int = Field(2, ge=1, description="how many")
+    seed: int = 0
+    fault: str = ""
+    inner: Inner = Inner()
+"""
+
+TRAINING = '''
+"""Add numbers."""
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from pipelines.growth import formula
+from pipelines.runs.errors import RetraceError
+from pipelines.runs.methods import load_method
+
+if TYPE_CHECKING:
+    from pipelines.growth import unrelated
+
+
+def train(spec, inputs, job):
+    """The work."""
+    method = load_method("growth", spec.method)
+    job.work.mkdir(parents=True, exist_ok=True)
+    if job.is_main:
+        (job.out / "weights").write_text("part")
+    with job.progress(spec.steps, "growing") as bar:
+        for step in range(1, spec.steps + 1):
+            job.log(step=step, loss=formula.loss(step), norms=[1.0, 2.0])
+            bar.advance()
+    if spec.fault == "wrong input":
+        raise RetraceError("the base is too small: choose a larger one")
+    if spec.fault == "bug":
+        raise ValueError("a bug")
+    if spec.fault == "wait":
+        (job.out.parent / "waiting").touch()
+        time.sleep(60)
+    job.record(tokens=10)
+    return {"final_loss": formula.loss(spec.steps) * method.growth_factor, "world_size": job.world_size}
+'''
+
+STACK = '''
+"""Stack layers (a paper).
+
+More words.
+"""
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+@dataclass(frozen=True)
+class Stack:
+    growth_factor: int
+    timing: float = 0.5
+    order: Literal["depth", "width"] = "depth"
+    layers: tuple[int, ...] = (1, 2)
+    name_of: str | None = None
+    exact: bool = False
+    requires: ClassVar[tuple[str, ...]] = ("base",)
+'''
+
+SCRATCH = '''
+"""From scratch."""
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Scratch:
+    growth_factor: int = 1
+'''
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A checkout with the framework and one stage, growth, whose methods are stack and scratch."""
+    tree = tmp_path / "tree"
+    package = tree / "pipelines"
+    shutil.copytree(ROOT / "pipelines" / "runs", package / "runs", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("__init__.py", "__main__.py"):
+        shutil.copy(ROOT / "pipelines" / name, package / name)
+    files = {
+        "__init__.py": "",
+        "verbs.py": VERBS,
+        "spec.py": SPEC,
+        "training.py": TRAINING,
+        "formula.py": "def loss(step):\n    return 1.0 / step\n",
+        "unrelated.py": "VALUE = 1\n",
+        "methods/__init__.py": "",
+        "methods/stack.py": STACK,
+        "methods/scratch.py": SCRATCH,
+    }
+    for name, text in files.items():
+        path = package / "growth" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return tree
