@@ -81,4 +81,11 @@ class TrainingSpec(Spec):
             raise ValueError(f"lr_warmup_iters {self.lr_warmup_iters} must be below train_iters {self.train_iters}")
         if self.lr_decay_style == "WSD" and self.lr_wsd_decay_iters is None:
             raise ValueError("lr_decay_style WSD needs lr_wsd_decay_iters")
+        if (self.lr_wsd_decay_iters or 0) > self.train_iters - self.lr_warmup_iters:
+            raise ValueError(
+                f"lr_wsd_decay_iters {self.lr_wsd_decay_iters} exceeds the "
+                f"{self.train_iters - self.lr_warmup_iters} steps after the warm-up"
+            )
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} exceeds lr {self.lr}")
         return self

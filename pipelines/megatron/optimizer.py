@@ -1,0 +1,113 @@
+"""AdamW and its learning rate, inside megatron's optimizer and scheduler."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import pipelines.megatron.backend
+
+# isort: split
+from megatron.core import parallel_state
+from megatron.core.optimizer.optimizer import FP32Optimizer
+from megatron.core.optimizer.optimizer_config import OptimizerConfig
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+if TYPE_CHECKING:
+    from pipelines.megatron.model import Gpt
+    from pipelines.megatron.spec import TrainingSpec
+
+
+class AdamW(FP32Optimizer):
+    """megatron's float32 optimizer around torch's fused AdamW, with a gradient norm that needs no CUDA.
+
+    The norm is of the whole model: squares are summed over the pipeline's stages, those of experts also over
+    the expert-parallel ranks, and a tied head is counted once.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], config: OptimizerConfig) -> None:
+        decayed = [p for p in parameters if p.dim() > 1]
+        plain = [p for p in parameters if p.dim() <= 1]
+        groups = [
+            {"params": each, "weight_decay": decay, "wd_mult": mult}
+            for each, decay, mult in ((decayed, config.weight_decay, 1.0), (plain, 0.0, 0.0))
+            if each
+        ]
+        betas = (config.adam_beta1, config.adam_beta2)
+        super().__init__(
+            torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.adam_eps, fused=True),
+            config,
+            lambda *_: None,
+        )
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def step(self) -> tuple[bool, float, None]:
+        """Clip by the global norm (if ``clip_grad`` > 0) and update. Returns (True, norm before clipping, None)."""
+        self.prepare_grads()
+        norm = self.get_grad_norm()
+        if self.config.clip_grad > 0 and norm > self.config.clip_grad:
+            torch._foreach_mul_([p.grad for p in self.get_parameters()], self.config.clip_grad / (norm + 1e-6))
+        self.step_with_ready_grads()
+        return True, norm, None
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def get_grad_norm(self) -> float:
+        """L2 norm of the whole model's gradient."""
+        dense: list[torch.Tensor] = []
+        experts: list[torch.Tensor] = []
+        for parameter in self.get_parameters():
+            if not getattr(parameter, "shared", False):
+                (dense if getattr(parameter, "allreduce", True) else experts).append(parameter.grad)
+        squares = torch.stack([_sum_of_squares(dense), _sum_of_squares(experts)])
+        if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+            torch.distributed.all_reduce(squares, group=parallel_state.get_pipeline_model_parallel_group())
+        if parallel_state.get_expert_model_parallel_world_size() > 1:
+            torch.distributed.all_reduce(squares[1], group=parallel_state.get_expert_model_parallel_group())
+        return math.sqrt(squares.sum().item())
+
+
+def build_optimizer(model: Gpt, training: TrainingSpec) -> AdamW:
+    """AdamW over a model's parameters; norm gains (and other vectors) are not decayed, as in Megatron."""
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=training.lr,
+        min_lr=training.min_lr,
+        weight_decay=training.weight_decay,
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        adam_eps=training.adam_eps,
+        clip_grad=training.clip_grad,
+    )
+    return AdamW([p for p in model.parameters() if p.requires_grad], config)
+
+
+def build_scheduler(optimizer: Any, training: TrainingSpec) -> OptimizerParamScheduler:
+    """megatron's scheduler in steps; call ``step(1)`` before each update, so that step k runs at lr(k), k from 1.
+
+    lr(k) is ``lr k / warmup`` up to the warm-up's end; then, with r the part of the rest that is over, from ``lr`` to
+    ``min_lr`` by a half cosine or linearly in r, or not at all (constant), or (WSD) linearly over the last
+    ``lr_wsd_decay_iters`` steps. The last step runs at ``min_lr`` (but for constant).
+    """
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=training.lr,
+        min_lr=training.min_lr,
+        lr_warmup_steps=training.lr_warmup_iters,
+        lr_decay_steps=training.train_iters,
+        lr_decay_style=training.lr_decay_style,
+        start_wd=training.weight_decay,
+        end_wd=training.weight_decay,
+        wd_incr_steps=0,
+        wd_incr_style="constant",
+        wsd_decay_steps=training.lr_wsd_decay_iters,
+        lr_wsd_decay_style="linear",
+    )
+
+
+def _sum_of_squares(tensors: list[torch.Tensor]) -> torch.Tensor:
+    if not tensors:
+        return torch.zeros((), device=pipelines.megatron.backend.device())
+    return torch.stack(torch._foreach_norm(tensors)).square().sum()

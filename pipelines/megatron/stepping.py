@@ -1,0 +1,108 @@
+"""One optimiser step: megatron's schedule over micro-batches, gradient reduction, clipping, update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pipelines.megatron import backend
+
+# isort: split
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, get_moe_layer_wise_logging_tracker
+
+from pipelines.megatron.optimizer import AdamW, build_optimizer, build_scheduler
+
+if TYPE_CHECKING:
+    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+    from pipelines.megatron.model import Gpt
+    from pipelines.megatron.spec import TrainingSpec
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while a model trains: what a resumable checkpoint would hold."""
+
+    model: DistributedDataParallel
+    optimizer: AdamW
+    scheduler: OptimizerParamScheduler
+    step: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    """Mean loss of each micro-batch since the last log line (on the last pipeline stage)."""
+    grad_norm: float = 0.0
+
+
+def start(model: Gpt, training: TrainingSpec) -> TrainingState:
+    """Wrap a model for training: megatron's data parallelism, optimizer and scheduler."""
+    plain = DistributedDataParallelConfig(grad_reduce_in_fp32=True, overlap_grad_reduce=False)
+    wrapped = DistributedDataParallel(model.config, plain, model)
+    model.config.finalize_model_grads_func = finalize_model_grads
+    model.config.no_sync_func = wrapped.no_sync
+    optimizer = build_optimizer(model, training)
+    return TrainingState(wrapped, optimizer, build_scheduler(optimizer, training))
+
+
+def take_step(
+    state: TrainingState, batches: Iterator[tuple[Tensor, Tensor]], training: TrainingSpec, micro_batch: int
+) -> None:
+    """Advance the state by one optimiser step over this rank's share of the global batch."""
+    per_rank = training.global_batch_size // parallel_state.get_data_parallel_world_size()
+    autocast = training.precision == "bf16"
+    state.model.zero_grad_buffer()
+    # The update leaves param.grad an alias of the buffer, where the next backward pass would count itself twice.
+    state.optimizer.zero_grad()
+
+    def forward(data: Iterator[tuple[Tensor, Tensor]], model: torch.nn.Module) -> tuple[Tensor, Any]:
+        inputs, labels = (each.to(backend.device()) for each in next(data))
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=autocast):
+            output = model(inputs, labels=labels)
+        return output, lambda summed: _mean(summed, labels.numel())
+
+    losses = get_forward_backward_func()(
+        forward_step_func=forward,
+        data_iterator=batches,
+        model=state.model,
+        num_microbatches=per_rank // micro_batch,
+        seq_length=state.model.module.max_sequence_length,
+        micro_batch_size=micro_batch,
+        forward_only=False,
+    )
+    state.step += 1
+    state.scheduler.step(1)
+    _, state.grad_norm, _ = state.optimizer.step()
+    state.losses.extend(losses)
+
+
+def drain_losses(state: TrainingState) -> dict[str, float]:
+    """Mean loss since the last call, over all ranks, and (MoE) the mean auxiliary losses; every rank must call.
+
+    Returns:
+        loss in nats a token, and one entry an auxiliary loss (before its coefficient), averaged over layers.
+    """
+    ranks = parallel_state.get_data_parallel_world_size()
+    trackers = {name: each["values"] for name, each in get_moe_layer_wise_logging_tracker().items()}
+    num_layers = state.model.module.config.num_layers
+    mine = [torch.stack(state.losses).mean() if state.losses else torch.zeros((), device=backend.device())]
+    steps = len(state.losses) or 1
+    mine += [trackers[name].sum() / num_layers for name in sorted(trackers)]
+    values = torch.stack(mine).double()
+    # Only one pipeline stage has the loss, and each has its own layers: a sum over all ranks, shared by replicas.
+    torch.distributed.all_reduce(values)
+    values /= ranks
+    state.losses.clear()
+    clear_aux_losses_tracker()
+    loss, *auxiliary = values.tolist()
+    return {"loss": loss, **{n: v / steps for n, v in zip(sorted(trackers), auxiliary, strict=True)}}
+
+
+def _mean(summed: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    mean = summed / count
+    # The schedule divides the first in place by the number of micro-batches.
+    return mean, mean.detach().clone()

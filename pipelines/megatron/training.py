@@ -1,0 +1,180 @@
+"""Training from specs to a checkpoint: what pretrain, growth and moe share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pipelines.megatron import backend
+
+# isort: split
+from megatron.core import parallel_state
+
+from pipelines.megatron.checkpoint import write_checkpoint
+from pipelines.megatron.data import TrainingWindows, evaluation_windows, micro_batches, open_tokens
+from pipelines.megatron.evaluation import evaluate
+from pipelines.megatron.flops import BACKWARD_FACTOR, training_flops_per_token
+from pipelines.megatron.gathering import gather_parameters
+from pipelines.megatron.initialisation import is_expert
+from pipelines.megatron.layout import check_layout, default_micro_batch
+from pipelines.megatron.model import Gpt, RouterBuilder, build_model
+from pipelines.megatron.stepping import drain_losses, start, take_step
+from pipelines.runs.errors import RetraceError
+
+if TYPE_CHECKING:
+    from pipelines.megatron.spec import ExpertSpec, ModelSpec, TrainingSpec
+    from pipelines.runs.job import Job
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Tokens and operations of a run, on top of what the model had cost before."""
+
+    tokens_offset: int
+    flops_offset: int
+    tokens_a_step: int
+    flops_a_step: int
+
+    def after(self, step: int) -> dict[str, int]:
+        """Cumulative cost after a step."""
+        return {
+            "tokens": self.tokens_offset + step * self.tokens_a_step,
+            "flops": self.flops_offset + step * self.flops_a_step,
+        }
+
+
+def train(
+    model_spec: ModelSpec,
+    experts: ExpertSpec | None,
+    training: TrainingSpec,
+    seed: int,
+    tokens_dir: Path,
+    job: Job,
+    *,
+    micro_batch_size: int | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    router_builder: RouterBuilder | None = None,
+    prepare: Callable[[Gpt], None] | None = None,
+    moe_method: dict[str, Any] | None = None,
+    extra_forward_flops: int = 0,
+    flops_offset: int = 0,
+    tokens_offset: int = 0,
+    start_sequence: int = 0,
+    on_log: Callable[[Gpt], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Train a model, write its checkpoint to ``job.out``, and return the final metrics.
+
+    Args:
+        seed: seeds initial weights (with each parameter's global name) and data order (with the step).
+        tokens_dir: artifact of ``tokenizer tokenize``.
+        micro_batch_size: sequences a forward pass where the loss depends on it (auxiliary losses); a dense model
+            takes the execution's.
+        initial: global name -> tensor to start from, in place of random weights.
+        router_builder, prepare: as in ``build_model``.
+        moe_method: recorded in the checkpoint, for those who load it.
+        extra_forward_flops: operations a token that a method adds to the forward pass.
+        flops_offset, tokens_offset: what the model has cost before (a base model's run).
+        start_sequence: sequences of this seed's order that run has used; this one goes on after them.
+        on_log: called with the model on every rank at each log line; what it returns joins the line, and the last
+            one the final metrics.
+
+    Returns:
+        train_loss, val_loss, val_bits_per_byte, tokens, flops, num_parameters; with experts also
+        num_active_parameters and the auxiliary losses.
+
+    Raises:
+        RetraceError: layout, data or initial weights do not fit.
+    """
+    if experts is not None and micro_batch_size is None:
+        raise RetraceError("training a mixture of experts needs micro_batch_size in its spec: its loss depends on it")
+    layout = check_layout(job.execution, experts, model_spec, training, micro_batch_size)
+    artifact = open_tokens(tokens_dir)
+    windows = TrainingWindows(artifact.split("train").tokens, model_spec.seq_length, seed, start_sequence)
+    text = evaluation_windows(artifact, model_spec.seq_length, training.eval_tokens)
+    backend.initialize(job.execution, experts)
+
+    ranks, batch = layout.data_parallel_size, training.global_batch_size
+    micro_batch = micro_batch_size or job.execution.micro_batch_size
+    micro_batch = micro_batch or default_micro_batch(batch, ranks, layout.pipeline_model_parallel_size)
+    tokens_a_step = batch * model_spec.seq_length
+    flops_a_token = training_flops_per_token(model_spec, artifact.vocab_size, experts)
+    flops_a_token += BACKWARD_FACTOR * extra_forward_flops
+    ledger = Ledger(tokens_offset, flops_offset, tokens_a_step, tokens_a_step * flops_a_token)
+    model = build_model(
+        model_spec,
+        artifact.vocab_size,
+        experts,
+        seed=seed,
+        router_builder=router_builder,
+        prepare=prepare,
+        initial=initial,
+    )
+    state = start(model, training)
+    rank, logged, validation = parallel_state.get_data_parallel_rank(), {"loss": float("nan")}, {}
+    with job.progress(training.train_iters, "train") as bar:
+        while state.step < training.train_iters:
+            take_step(
+                state, micro_batches(windows, state.step + 1, batch, micro_batch, rank, ranks), training, micro_batch
+            )
+            last = state.step == training.train_iters
+            if last or state.step % training.log_interval == 0:
+                logged = {**drain_losses(state), **(on_log(model) if on_log else {})}
+                lr = state.optimizer.param_groups[0]["lr"]
+                job.log(step=state.step, **ledger.after(state.step), **logged, lr=lr, grad_norm=state.grad_norm)
+            if last or (training.eval_interval and state.step % training.eval_interval == 0):
+                validation = evaluate(state.model, text, micro_batch, training.precision)
+                job.log(step=state.step, **ledger.after(state.step), **validation)
+            bar.advance(1, note=f"loss {logged['loss']:.4f}")
+
+    sequences = training.train_iters * batch
+    spent = ledger.after(training.train_iters)
+    config = {
+        "model": model_spec.model_dump(mode="json"),
+        "experts": experts and experts.model_dump(mode="json"),
+        "moe_method": moe_method,
+        "vocab_size": artifact.vocab_size,
+        "tokenizer_key": artifact.tokenizer_key,
+        "tokens_seen": spent["tokens"],
+        "flops_spent": spent["flops"],
+        "next_sequence": start_sequence + sequences,
+    }
+    sizes = _save(model, job, config)
+    job.record(
+        **backend.layout(),
+        **spent,
+        micro_batch_size=micro_batch,
+        flops_per_token=flops_a_token,
+        epochs=windows.epochs(sequences),
+        eval_tokens=text.num_tokens,
+        eval_bytes_exact=text.exact,
+    )
+    loss = logged.pop("loss")
+    final = {"train_loss": loss, **validation, **spent, "num_parameters": sum(sizes.values()), **logged}
+    if experts is not None:
+        expert_sizes = sum(size for name, size in sizes.items() if is_expert(name))
+        idle = expert_sizes * (experts.num_moe_experts - experts.moe_router_topk) // experts.num_moe_experts
+        final["num_active_parameters"] = final["num_parameters"] - idle
+    return final
+
+
+def _save(model: Gpt, job: Job, config: dict[str, Any]) -> dict[str, int]:
+    """Write the checkpoint from rank 0 (all ranks call). Returns global name -> size, filled on rank 0."""
+    sizes: dict[str, int] = {}
+
+    def counted() -> Any:
+        for name, tensor in gather_parameters(model):
+            sizes[name] = tensor.numel()
+            yield name, tensor
+
+    if job.is_main:
+        write_checkpoint(job.out, config, counted())
+    else:
+        for _ in gather_parameters(model):
+            pass
+    torch.distributed.barrier()
+    return sizes

@@ -1,0 +1,19 @@
+"""Spec of the pretrain verb. Imports no torch."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipelines.megatron.spec import ModelSpec, TrainingSpec
+from pipelines.runs.verb import Spec
+
+
+class TrainSpec(Spec):
+    """A dense model trained from random weights."""
+
+    model: ModelSpec
+    training: TrainingSpec
+    train_bytes: int | None = Field(
+        None, ge=1, description="budget in bytes of text, whatever the tokenizer; replaces training.train_iters"
+    )
+    seed: int = Field(0, ge=0, description="initial weights and data order")

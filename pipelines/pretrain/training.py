@@ -1,0 +1,44 @@
+"""``pretrain train``: a dense model from random weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.megatron import training
+from pipelines.runs.errors import RetraceError
+
+if TYPE_CHECKING:
+    from pipelines.pretrain.spec import TrainSpec
+    from pipelines.runs.job import Job
+
+
+def train(spec: TrainSpec, inputs: dict[str, Path], job: Job) -> dict[str, Any]:
+    """Train and write the checkpoint; returns the final metrics of ``megatron.training.train``."""
+    plan = spec.training
+    if spec.train_bytes is not None:
+        plan = plan.model_copy(update={"train_iters": iterations(spec, inputs["tokens"])})
+    job.record(train_iters=plan.train_iters)
+    return training.train(spec.model, None, plan, spec.seed, inputs["tokens"], job)
+
+
+def iterations(spec: TrainSpec, tokens: Path) -> int:
+    """Optimiser steps that read ``train_bytes`` of text, to the nearest step.
+
+    Tokenizers cut the same text into different numbers of tokens; a budget of bytes gives each the same text.
+
+    Raises:
+        RetraceError: the budget does not reach past the warm-up.
+    """
+    assert spec.train_bytes is not None
+    read = json.loads((tokens / "tokens.json").read_text(encoding="utf-8"))["splits"]["train"]
+    bytes_a_step = spec.training.global_batch_size * spec.model.seq_length * read["num_bytes"] / read["num_tokens"]
+    steps = math.floor(spec.train_bytes / bytes_a_step + 0.5)
+    if steps <= spec.training.lr_warmup_iters:
+        raise RetraceError(
+            f"train_bytes {spec.train_bytes} are {steps} steps, not more than training.lr_warmup_iters "
+            f"{spec.training.lr_warmup_iters}: raise train_bytes or shorten the warm-up"
+        )
+    return steps
