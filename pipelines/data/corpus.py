@@ -75,15 +75,25 @@ def write_corpus(
     return {"splits": counts, "domains": dict(sorted(domains.items())), "digest": digest}
 
 
+def split_path(corpus: Path, split: str) -> Path:
+    """The file of a split.
+
+    Raises:
+        RetraceError: the folder has none.
+    """
+    path = corpus / f"{split}.jsonl"
+    if not path.is_file():
+        raise RetraceError(f"{path} is missing: make the corpus with `python -m pipelines data build --out {corpus}`")
+    return path
+
+
 def read_documents(corpus: Path, split: str) -> Iterator[Document]:
     """The documents of one split, in order.
 
     Raises:
         RetraceError: not a corpus, or a damaged line, named with its number.
     """
-    path = corpus / f"{split}.jsonl"
-    if not path.is_file():
-        raise RetraceError(f"{path} is missing: make the corpus with `python -m pipelines data build --out {corpus}`")
+    path = split_path(corpus, split)
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -97,9 +107,7 @@ def read_summary(corpus: Path) -> dict[str, Any]:
     """The body of corpus.json: source, versions, counts, digest."""
     path = corpus / "corpus.json"
     if not path.is_file():
-        raise RetraceError(
-            f"{path} is missing: {corpus} is not a corpus; make one with `python -m pipelines data build`"
-        )
+        raise RetraceError(f"{path} is missing: {corpus} is no corpus; make one with `python -m pipelines data build`")
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return summary
 

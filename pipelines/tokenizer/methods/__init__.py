@@ -1,0 +1,1 @@
+"""Ways to learn a vocabulary; one file a method."""

@@ -1,0 +1,53 @@
+"""Typed specs of the tokenizer stage. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipelines.runs.verb import Spec
+
+END_OF_DOCUMENT = "<|endoftext|>"
+NUM_BYTE_SYMBOLS = 256
+
+
+class TokenizerSpec(Spec):
+    """A vocabulary to learn."""
+
+    method: dict[str, Any] = Field({"name": "bpe"}, description="how the vocabulary is learnt")
+    vocab_size: int = Field(2048, ge=1, description="ids a model sees, specials and the 256 bytes included")
+    pattern: Literal["gpt2"] = Field("gpt2", description="how text is split before merging")
+    min_frequency: int = Field(1, ge=1, description="a pair must occur this often to become a token")
+    special_tokens: tuple[str, ...] = Field((END_OF_DOCUMENT,), description="ids 0, 1, ...; never part of text")
+
+    @model_validator(mode="after")
+    def _enough_room(self) -> Self:
+        if END_OF_DOCUMENT not in self.special_tokens:
+            raise ValueError(f"special_tokens must contain {END_OF_DOCUMENT}, which ends every document")
+        if len(set(self.special_tokens)) < len(self.special_tokens) or "" in self.special_tokens:
+            raise ValueError("special_tokens must be distinct and not empty")
+        floor = NUM_BYTE_SYMBOLS + len(self.special_tokens)
+        if self.vocab_size < floor:
+            raise ValueError(
+                f"vocab_size {self.vocab_size} is smaller than the {NUM_BYTE_SYMBOLS} bytes and "
+                f"{len(self.special_tokens)} special tokens: set it to {floor} or more"
+            )
+        return self
+
+
+class TokenizeSpec(Spec):
+    """Tokens of a corpus: everything follows from the corpus and the tokenizer."""
+
+
+class MeasureSpec(Spec):
+    """What to measure of a tokenizer."""
+
+    rare_count: int = Field(10, ge=0, description="a token seen at most this often in training text is rare")
+    renyi_alpha: float = Field(2.5, gt=0, description="order of the Rényi entropy")
+
+    @model_validator(mode="after")
+    def _not_shannon(self) -> Self:
+        if self.renyi_alpha == 1:
+            raise ValueError("renyi_alpha 1 is undefined: Shannon's entropy is its limit; take a value beside it")
+        return self

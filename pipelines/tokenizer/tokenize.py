@@ -1,0 +1,106 @@
+"""``tokenizer tokenize``: a corpus as Megatron token files, every document ended by the end-of-document id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.data.corpus import SPLITS, read_documents
+from pipelines.megatron.indexed import write_documents
+from pipelines.runs.identity import input_key
+from pipelines.tokenizer.loading import load_tokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipelines.runs.job import Job
+    from pipelines.tokenizer.loading import LoadedTokenizer
+    from pipelines.tokenizer.spec import TokenizeSpec
+
+# Characters encoded at a time: bounds memory, and is enough for the library to share work among threads.
+BATCH_CHARACTERS = 2_000_000
+
+
+def tokenize(spec: TokenizeSpec, inputs: dict[str, Path], job: Job) -> dict[str, float | int | str]:
+    """Write ``{train,validation}.{bin,idx}`` and tokens.json.
+
+    Raises:
+        RetraceError: a damaged corpus or tokenizer.
+    """
+    tokenizer = load_tokenizer(inputs["tokenizer"])
+    splits = {}
+    for split in SPLITS:
+        size = (
+            (inputs["corpus"] / f"{split}.jsonl").stat().st_size
+            if (inputs["corpus"] / f"{split}.jsonl").exists()
+            else 0
+        )
+        with job.progress(size / 1e6, f"tokenize {split}", "megabyte") as progress:
+            counted = _Counted(read_texts(inputs["corpus"], split), progress.advance)
+            documents = encode_documents(tokenizer, counted)
+            num_documents, num_tokens = write_documents(job.out / split, documents, tokenizer.vocab_size)
+        splits[split] = {"num_tokens": num_tokens, "num_bytes": counted.num_bytes, "num_documents": num_documents}
+    body = {
+        "vocab_size": tokenizer.vocab_size,
+        "eod_id": tokenizer.eod_id,
+        "splits": splits,
+        "tokenizer_key": input_key(inputs["tokenizer"]),
+    }
+    (job.out / "tokens.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
+    train = splits["train"]
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "num_train_tokens": train["num_tokens"],
+        "num_validation_tokens": splits["validation"]["num_tokens"],
+        "bytes_per_token": train["num_bytes"] / train["num_tokens"],
+    }
+
+
+def read_texts(corpus: Path, split: str) -> Iterator[str]:
+    """The texts of a split, in order."""
+    return (document.text for document in read_documents(corpus, split))
+
+
+def batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    """Texts in groups of about ``BATCH_CHARACTERS``."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def encode_documents(tokenizer: LoadedTokenizer, texts: Iterator[str]) -> Iterator[NDArray[np.int32]]:
+    """Ids of every text, int32 [length + 1], ended by the end-of-document id."""
+    end = np.array([tokenizer.eod_id], dtype=np.int32)
+    for batch in batches(texts):
+        for ids in tokenizer.encode_batch(batch):
+            yield np.concatenate([ids, end])
+
+
+class _Counted:
+    """Texts passing by, their UTF-8 bytes counted."""
+
+    def __init__(self, texts: Iterator[str], advance: Callable[[float], None]) -> None:
+        self.texts = texts
+        self.advance = advance
+        self.num_bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        text = next(self.texts)
+        size = len(text.encode())
+        self.num_bytes += size
+        self.advance(size / 1e6)
+        return text
