@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.data.corpus import SPLITS, read_documents
+from pipelines.data.corpus import SPLITS, read_documents, split_path
 from pipelines.megatron.indexed import write_documents
 from pipelines.runs.identity import input_key
 from pipelines.tokenizer.loading import load_tokenizer
@@ -34,11 +34,7 @@ def tokenize(spec: TokenizeSpec, inputs: dict[str, Path], job: Job) -> dict[str,
     tokenizer = load_tokenizer(inputs["tokenizer"])
     splits = {}
     for split in SPLITS:
-        size = (
-            (inputs["corpus"] / f"{split}.jsonl").stat().st_size
-            if (inputs["corpus"] / f"{split}.jsonl").exists()
-            else 0
-        )
+        size = split_path(inputs["corpus"], split).stat().st_size
         with job.progress(size / 1e6, f"tokenize {split}", "megabyte") as progress:
             counted = _Counted(read_texts(inputs["corpus"], split), progress.advance)
             documents = encode_documents(tokenizer, counted)
