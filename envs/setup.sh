@@ -47,6 +47,7 @@ install() {
 
 : >"$log"
 # torch first and by its exact version, so that nothing else chooses another build of it.
-install "$(grep '^torch==' "$lock")" --constraint "$lock"
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu spares a machine without a GPU the CUDA libraries.
+install "$(grep '^torch==' "$lock")" --constraint "$lock" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"}
 install --requirement "$lock"
 say "set up: $("$venv/bin/python" -V), $(grep -c == "$lock") pinned packages"
