@@ -48,8 +48,8 @@ def write_tokenizer(out: Path, learned: LearnedVocabulary, special_tokens: tuple
     named = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_DOCUMENT)
     _write_json(out / "special_tokens_map.json", named)
     config = {
-        # The class that knows scaffolds is this project's; plain transformers reads the folder as |E| tokens.
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        # AutoTokenizer knows the second name once pipelines.tokenizer.scaffold_tokenizer is imported.
+        "tokenizer_class": "ScaffoldTokenizer" if learned.scaffold_tokens else "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": int(1e30),
         **named,

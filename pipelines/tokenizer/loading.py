@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
     from pipelines.tokenizer.expansion import ExpansionTable
 
@@ -68,3 +69,19 @@ def load_tokenizer(path: Path | str) -> LoadedTokenizer:
         RetraceError: a file is missing, damaged or does not fit the others.
     """
     return LoadedTokenizer(*read_tokenizer(Path(path)))
+
+
+def load_hf_tokenizer(path: Path | str) -> PreTrainedTokenizerFast:
+    """Open a tokenizer folder as a Hugging Face tokenizer; the class is chosen here, never by the folder.
+
+    Raises:
+        RetraceError: a file is missing, damaged or does not fit the others.
+    """
+    _encoder, table = read_tokenizer(Path(path))
+    # transformers takes seconds to import; most jobs never need it.
+    if table is None:
+        from transformers import PreTrainedTokenizerFast as tokenizer_class
+    else:
+        from pipelines.tokenizer.scaffold_tokenizer import ScaffoldTokenizer as tokenizer_class
+    tokenizer: PreTrainedTokenizerFast = tokenizer_class.from_pretrained(str(path), local_files_only=True)
+    return tokenizer
