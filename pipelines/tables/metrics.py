@@ -65,12 +65,12 @@ METRICS: dict[str, Metric] = {
         "Rényi efficiency", "H_2.5(p) / log V, with p the share of each token in the text", "", "higher", 4
     ),
     # Language models
-    "train_loss": Metric("training loss", "mean cross-entropy a token of the last steps", "nats", "lower", 4),
+    "train_loss": Metric("training loss", "mean cross-entropy a token over the last logged steps", "nats", "lower", 4),
     "val_loss": Metric("validation loss", "mean cross-entropy a token of the validation text", "nats", "lower", 4),
     "val_bits_per_byte": Metric(
         "bits a byte", "total cross-entropy of the validation text / ln 2 / its UTF-8 bytes", "", "lower", 4
     ),
-    "tokens": Metric("tokens", "training tokens, those of a base model left out", "million", "none", 2, 1e-6),
+    "tokens": Metric("tokens", "training tokens, those of a base model included", "million", "none", 2, 1e-6),
     "flops": Metric("FLOPs", "training FLOPs, those of a base model included", "1e12", "none", 2, 1e-12),
     "num_parameters": Metric("parameters", "all trained numbers of the model", "million", "none", 3, 1e-6),
     "num_active_parameters": Metric("active parameters", "parameters one token uses", "million", "none", 3, 1e-6),
@@ -124,7 +124,11 @@ METRICS: dict[str, Metric] = {
 }
 
 # The harness names its metrics after its tasks, which params.yaml chooses.
-TASK_METRICS: dict[str, tuple[str, Direction]] = {"_acc_norm": ("acc_norm", "higher"), "_acc": ("acc", "higher")}
+TASK_METRICS: dict[str, tuple[str, str, Direction, float]] = {
+    "_acc_norm": ("acc_norm", "%", "higher", 100.0),
+    "_acc": ("acc", "%", "higher", 100.0),
+    "_ppl": ("perplexity", "", "lower", 1.0),
+}
 
 
 def metric(name: str) -> Metric:
@@ -135,8 +139,10 @@ def metric(name: str) -> Metric:
     """
     if name in METRICS:
         return METRICS[name]
-    for suffix, (measure, direction) in TASK_METRICS.items():
+    for suffix, (measure, unit, direction, scale) in TASK_METRICS.items():
         task = name.removesuffix(suffix)
         if task not in ("", name):
-            return _share(f"{task} {measure}", f"{measure} of the harness task {task}", direction, 2)
-    raise RetraceError(f"unknown metric {name!r}; known: {', '.join(METRICS)}, <task>_acc, <task>_acc_norm")
+            return Metric(f"{task} {measure}", f"{measure} of the harness task {task}", unit, direction, 2, scale)
+    raise RetraceError(
+        f"unknown metric {name!r}; known: {', '.join([*METRICS, *(f'<task>{s}' for s in TASK_METRICS)])}"
+    )
