@@ -58,8 +58,8 @@ class ScaffoldTokenizer(PreTrainedTokenizerFast):
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any
     ) -> list[str]:
         """Tokens of a text after scaffolds are taken apart."""
-        ids = self._encode_plus(text=text, text_pair=pair, add_special_tokens=add_special_tokens, **kwargs)["input_ids"]
-        tokens: list[str] = self.convert_ids_to_tokens(ids)
+        encoded: Any = self._encode_plus(text=text, text_pair=pair, add_special_tokens=add_special_tokens, **kwargs)
+        tokens: list[str] = self.convert_ids_to_tokens(encoded["input_ids"])
         return tokens
 
     def _convert_token_to_id_with_added_voc(self, token: str) -> Any:
@@ -68,9 +68,7 @@ class ScaffoldTokenizer(PreTrainedTokenizerFast):
 
     def _add_tokens(self, new_tokens: list[Any], special_tokens: bool = False) -> int:
         if new := [str(token) for token in new_tokens if self._tokenizer.token_to_id(str(token)) is None]:
-            raise ValueError(
-                f"{new} would get ids among the scaffolds: name special_tokens when training the tokenizer"
-            )
+            raise ValueError(f"{new} would get ids among the scaffolds: give special_tokens when training")
         added: int = super()._add_tokens(new_tokens, special_tokens)
         return added
 
@@ -114,7 +112,7 @@ class ScaffoldTokenizer(PreTrainedTokenizerFast):
         has_pairs = text_pair is not None or (not single and any(isinstance(each, tuple) for each in text))
         if truncate and has_pairs:
             raise NotImplementedError("truncating a pair of texts: truncate each text before pairing")
-        whole = super()._encode_plus(
+        whole: Any = super()._encode_plus(
             [text] if single else text,
             None if text_pair is None else ([text_pair] if single else text_pair),
             add_special_tokens=add_special_tokens,
@@ -161,9 +159,7 @@ class ScaffoldTokenizer(PreTrainedTokenizerFast):
         back = next((i for i, mark in enumerate(reversed(special)) if not mark), length - front)
         room = max_length - front - back
         if room <= stride:
-            raise ValueError(
-                f"max_length {max_length} leaves no room beside {front + back} specials and stride {stride}"
-            )
+            raise ValueError(f"max_length {max_length} has no room for {front + back} specials and stride {stride}")
         body = range(front, length - back)
         starts = list(range(0, max(len(body) - stride, 1), room - stride))
         if self.truncation_side == "right":
