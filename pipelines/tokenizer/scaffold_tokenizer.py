@@ -75,7 +75,7 @@ class ScaffoldTokenizer(PreTrainedTokenizerFast):
     def _convert_encoding(self, encoding: Encoding, **kwargs: Any) -> tuple[dict[str, Any], list[Encoding]]:
         """Every list of the encoding, repeated where a scaffold becomes several ids."""
         ids, source = self.table.expand_with_source(np.array(encoding.ids, dtype=np.int64))
-        fields = {
+        fields: dict[str, Any] = {
             "token_type_ids": encoding.type_ids,
             "attention_mask": encoding.attention_mask,
             "special_tokens_mask": encoding.special_tokens_mask,
