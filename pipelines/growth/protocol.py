@@ -1,7 +1,7 @@
 """What a growth method is: a map from a base model's tensors to a larger model's.
 
-A method works on named tensors alone, one after another, so that a grown model never has to fit in memory and
-the same method serves training (``growth train``) and checkpoints (``growth grow``).
+A method works on named tensors alone, one after another, so that ``growth grow`` never holds a whole model in
+memory, and the same method serves it and ``growth train``.
 """
 
 from __future__ import annotations

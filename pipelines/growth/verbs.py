@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from pipelines.growth.spec import GrowSpec, GrowthSpec
-from pipelines.runs.verb import Verb
+from pipelines.megatron.layout import check_layout
+from pipelines.runs.verb import Execution, Verb
+
+
+def check(spec: GrowthSpec, execution: Execution) -> None:
+    """Refuse a layout that does not fit the target model."""
+    check_layout(execution, None, spec.model, spec.training)
+
 
 VERBS = {
     "train": Verb(
@@ -13,6 +20,7 @@ VERBS = {
         inputs={"tokens": "folder made by `tokenizer tokenize`", "base": "checkpoint of the base model"},
         optional=frozenset({"base"}),
         packages=("torch", "megatron-core"),
+        check=check,
     ),
     "grow": Verb(
         help="Grow a checkpoint into a larger one, tensor by tensor, without training.",

@@ -15,7 +15,7 @@ import numpy as np
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pipelines.megatron.spec import ExpertSpec, ModelSpec
 
@@ -33,7 +33,7 @@ PLAIN_IN_LAYER = {
     "mlp.linear_fc2.weight": "mlp.down_proj.weight",
     "mlp.router.weight": "block_sparse_moe.gate.weight",
 }
-NO_PLACE = "parameter {} has no place in a Hugging Face Llama or Mixtral: such a model cannot be exported"
+SPLIT_IN_LAYER = ("self_attention.linear_qkv.weight", "mlp.linear_fc1.weight")
 LAYER = re.compile(r"^decoder\.layers\.(\d+)\.(.+)$")
 EXPERT = re.compile(r"^mlp\.experts\.local_experts\.(\d+)\.(linear_fc[12])\.weight$")
 
@@ -55,22 +55,30 @@ def join_qkv(q: Array, k: Array, v: Array, model: ModelSpec) -> Array:
     return np.concatenate(parts, axis=1).reshape(-1, hidden)
 
 
-def to_huggingface(tensors: Mapping[str, Array], model: ModelSpec) -> Iterator[tuple[str, Array]]:
-    """(Hugging Face name, array) of every tensor of a checkpoint.
+def check_exportable(names: Iterable[str]) -> None:
+    """Refuse parameters that neither Llama nor Mixtral has, before anything is written.
 
     Raises:
-        RetraceError: a parameter that neither Llama nor Mixtral has.
+        RetraceError: names the first such parameter.
     """
-    for name in tensors:
-        if name in PLAIN:
-            yield PLAIN[name], tensors[name]
-            continue
+    for name in names:
         match = LAYER.match(name)
-        if match is None:
+        inside = match is not None and (
+            match[2] in PLAIN_IN_LAYER or match[2] in SPLIT_IN_LAYER or EXPERT.match(match[2]) is not None
+        )
+        if name not in PLAIN and not inside:
             raise RetraceError(
-                f"parameter {name} has no place in a Hugging Face Llama or Mixtral: it cannot be exported"
+                f"parameter {name} has no place in a Hugging Face Llama or Mixtral: such a model cannot be exported"
             )
-        yield from _layer_to_huggingface(f"model.layers.{match[1]}.", match[2], tensors[name], model)
+
+
+def to_huggingface(tensors: Mapping[str, Array], model: ModelSpec) -> Iterator[tuple[str, Array]]:
+    """(Hugging Face name, array) of every tensor of a checkpoint that :func:`check_exportable` lets pass."""
+    for name in tensors:
+        if match := LAYER.match(name):
+            yield from _layer_to_huggingface(f"model.layers.{match[1]}.", match[2], tensors[name], model)
+        else:
+            yield PLAIN[name], tensors[name]
 
 
 def _layer_to_huggingface(prefix: str, name: str, array: Array, model: ModelSpec) -> Iterator[tuple[str, Array]]:
@@ -85,14 +93,12 @@ def _layer_to_huggingface(prefix: str, name: str, array: Array, model: ModelSpec
         yield f"{prefix}mlp.up_proj.weight", up
     elif match := EXPERT.match(name):
         expert = f"{prefix}block_sparse_moe.experts.{match[1]}."
-        if match[2] == "linear_fc1":
+        if match[2] == "linear_fc2":
+            yield f"{expert}w2.weight", array
+        else:
             gate, up = np.split(array, 2)
             yield f"{expert}w1.weight", gate
             yield f"{expert}w3.weight", up
-        else:
-            yield f"{expert}w2.weight", array
-    else:
-        raise RetraceError(NO_PLACE.format(name))
 
 
 def from_huggingface(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,14 +12,17 @@ from pipelines.megatron import backend
 # isort: split
 from megatron.core import parallel_state
 
+from pipelines.megatron.data import IGNORED
+
 if TYPE_CHECKING:
     from pipelines.megatron.model import Gpt
+    from pipelines.megatron.router import BaseRouter
 
 # Shape suffixes: T tokens, L layers, N experts.
 
 
 class RoutingStatistics:
-    """Sums over every token that passed, a row a layer of the whole model."""
+    """Sums over every token of the last evaluation, a row a layer of the whole model."""
 
     def __init__(self, num_layers: int, num_experts: int, topk: int) -> None:
         self.topk = topk
@@ -28,24 +30,39 @@ class RoutingStatistics:
         self.probs_LN = torch.zeros(num_layers, num_experts, dtype=torch.float64)
         self.entropy_L = torch.zeros(num_layers, dtype=torch.float64)
         self.tokens_L = torch.zeros(num_layers, dtype=torch.float64)
+        self._counts_T: torch.Tensor | None = None
+        self._model_trained = True
 
-    @contextmanager
-    def watching(self, model: Gpt) -> Iterator[RoutingStatistics]:
-        """Count every routing decision of the model inside the ``with`` block; routing itself is unchanged."""
-        routers = [layer.mlp.router for layer in model.decoder.layers]
-        for router in routers:
-            router.routing = self._watched(router.routing, router.layer_number - 1)
-        try:
-            yield self
-        finally:
-            for router in routers:
-                # The instance's attribute goes; the class's method is seen again.
-                del router.routing
+    def watch(self, model: Gpt) -> None:
+        """Count every routing decision of the model while it evaluates; routing itself is unchanged.
 
-    def _watched(self, routing: Callable[..., Any], layer: int) -> Callable[..., Any]:
+        A new evaluation (the first after training) starts from zero. Positions whose label is ignored (padding, and
+        the surplus windows that keep ranks in step) do not count, so the layout does not matter.
+        """
+        model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        for layer in model.decoder.layers:
+            layer.mlp.router.routing = self._watched(layer.mlp.router)
+
+    def _begin(self, model: Gpt, _inputs: Any, options: dict[str, Any]) -> None:
+        if not model.training and self._model_trained:
+            for each in (self.tokens_LN, self.probs_LN, self.entropy_L, self.tokens_L):
+                each.zero_()
+        self._model_trained = model.training
+        labels = options.get("labels")
+        # Hidden states run along the sequence first, [s, b]; labels are [b, s].
+        self._counts_T = None if labels is None else (labels != IGNORED).t().flatten()
+
+    def _watched(self, router: BaseRouter) -> Callable[..., Any]:
+        routing = router.routing
+
         def watch(logits: torch.Tensor, padding_mask: torch.Tensor | None = None) -> Any:
             probs, routing_map = routing(logits, padding_mask=padding_mask)
-            self.add(layer, logits.detach().flatten(0, -2), routing_map)
+            if not router.training:
+                logits_TN = logits.detach().flatten(0, -2)
+                if self._counts_T is None:
+                    self.add(router.layer_number - 1, logits_TN, routing_map)
+                else:
+                    self.add(router.layer_number - 1, logits_TN[self._counts_T], routing_map[self._counts_T])
             return probs, routing_map
 
         return watch

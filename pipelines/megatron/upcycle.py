@@ -12,13 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pipelines.megatron.initialisation import global_names, initialise
-from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipelines.megatron.model import Gpt
-    from pipelines.megatron.spec import ExpertSpec, ModelSpec
 
 _EXPERT = re.compile(r"^(decoder\.layers\.\d+\.mlp\.)experts\.local_experts\.\d+\.(linear_fc[12]\.weight)$")
 
@@ -62,20 +60,3 @@ def is_routing(name: str) -> bool:
 def dense_name(name: str) -> str:
     """Name in the dense model of what a mixture-of-experts parameter is a copy of."""
     return _EXPERT.sub(r"\1\2", name)
-
-
-def check_upcycling(dense: ModelSpec, model: ModelSpec, experts: ExpertSpec) -> None:
-    """Refuse a dense model whose layers cannot be copied into the experts.
-
-    Raises:
-        RetraceError: names the first key that disagrees.
-    """
-    for key, value in dense.model_dump().items():
-        wanted = getattr(model, key)
-        if key not in ("seq_length", "init_method_std") and value != wanted:
-            raise RetraceError(f"--dense: its {key} is {value} and model.{key} is {wanted}: make them equal to upcycle")
-    if experts.moe_ffn_hidden_size != dense.ffn_hidden_size:
-        raise RetraceError(
-            f"experts.moe_ffn_hidden_size {experts.moe_ffn_hidden_size} is not the dense model's ffn_hidden_size "
-            f"{dense.ffn_hidden_size}: upcycling copies the dense layer into every expert; make them equal"
-        )

@@ -1,5 +1,8 @@
 """Tiny mixture-of-experts models on one process."""
 
+import json
+
+import numpy as np
 import pytest
 
 from pipelines.megatron.spec import ExpertSpec, ModelSpec
@@ -18,11 +21,28 @@ EXPERTS = ExpertSpec(num_moe_experts=4, moe_router_topk=2, moe_ffn_hidden_size=1
 VOCAB_SIZE = 32
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def process_groups():
     from pipelines.megatron import backend
 
     backend.initialize(Execution())
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory):
+    """A token artifact of made-up documents, each counting up from where it starts."""
+    from pipelines.megatron.indexed import write_documents
+
+    folder = tmp_path_factory.mktemp("tokens")
+    starts = np.random.default_rng(0).integers(1, VOCAB_SIZE, size=60)
+    documents = [np.append(1 + (start + np.arange(30)) % (VOCAB_SIZE - 1), 0) for start in starts]
+    splits = {}
+    for name, part in (("train", documents[:55]), ("validation", documents[55:])):
+        num_documents, num_tokens = write_documents(folder / name, part, VOCAB_SIZE)
+        splits[name] = {"num_tokens": num_tokens, "num_bytes": 2 * num_tokens, "num_documents": num_documents}
+    facts = {"vocab_size": VOCAB_SIZE, "eod_id": 0, "splits": splits, "tokenizer_key": "made up"}
+    (folder / "tokens.json").write_text(json.dumps(facts), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pipelines.megatron.model import build_model
-from pipelines.megatron.upcycle import UpcycledWeights, check_upcycling
+from pipelines.megatron.upcycle import UpcycledWeights
+from pipelines.moe.training import check_upcycling
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.methods import load_method
 
