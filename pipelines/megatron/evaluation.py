@@ -34,12 +34,15 @@ def evaluate(model: DistributedDataParallel, text: Evaluated, micro_batch: int, 
     """
     ranks, rank = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
     windows = len(text.inputs)
-    # A pipeline sends whole micro-batches of one shape, so the last is filled up.
     share = -(-windows // (ranks * micro_batch))
+    # A pipeline sends micro-batches of one shape, so there the last is filled up.
+    staged = parallel_state.get_pipeline_model_parallel_world_size() > 1
     device = backend.device()
 
     def batch(number: int) -> tuple[Tensor, Tensor]:
         rows = torch.arange(micro_batch) + (number * ranks + rank) * micro_batch
+        if not staged:
+            rows = rows[: max(1, windows - int(rows[0]))]
         inside = rows < windows
         rows = rows.clamp(max=windows - 1)
         labels = torch.where(inside[:, None], text.labels[rows], torch.tensor(IGNORED))

@@ -36,6 +36,8 @@ class TrainingState:
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
     """Mean loss of each micro-batch since the last log line (on the last pipeline stage)."""
+    forward_passes: int = 0
+    """Micro-batches since the last log line."""
     grad_norm: float = 0.0
 
 
@@ -78,6 +80,7 @@ def take_step(
     state.scheduler.step(1)
     _, state.grad_norm, _ = state.optimizer.step()
     state.losses.extend(losses)
+    state.forward_passes += per_rank // micro_batch
 
 
 def drain_losses(state: TrainingState) -> dict[str, float]:
@@ -90,16 +93,17 @@ def drain_losses(state: TrainingState) -> dict[str, float]:
     trackers = {name: each["values"] for name, each in get_moe_layer_wise_logging_tracker().items()}
     num_layers = state.model.module.config.num_layers
     mine = [torch.stack(state.losses).mean() if state.losses else torch.zeros((), device=backend.device())]
-    steps = len(state.losses) or 1
     mine += [trackers[name].sum() / num_layers for name in sorted(trackers)]
     values = torch.stack(mine).double()
     # Only one pipeline stage has the loss, and each has its own layers: a sum over all ranks, shared by replicas.
     torch.distributed.all_reduce(values)
     values /= ranks
+    values[1:] /= max(state.forward_passes, 1)
+    state.forward_passes = 0
     state.losses.clear()
     clear_aux_losses_tracker()
     loss, *auxiliary = values.tolist()
-    return {"loss": loss, **{n: v / steps for n, v in zip(sorted(trackers), auxiliary, strict=True)}}
+    return {"loss": loss, **dict(zip(sorted(trackers), auxiliary, strict=True))}
 
 
 def _mean(summed: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +30,14 @@ from pipelines.runs.errors import RetraceError
 if TYPE_CHECKING:
     from pipelines.megatron.spec import ExpertSpec, ModelSpec, TrainingSpec
     from pipelines.runs.job import Job
+
+
+class Watcher(Protocol):
+    """What collects figures while the validation text passes."""
+
+    def metrics(self) -> dict[str, float]:
+        """The figures, equal on every rank."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ def train(
     tokens_offset: int = 0,
     start_sequence: int = 0,
     on_log: Callable[[Gpt], dict[str, Any]] | None = None,
+    watch: Callable[[Gpt], AbstractContextManager[Watcher]] | None = None,
 ) -> dict[str, Any]:
     """Train a model, write its checkpoint to ``job.out``, and return the final metrics.
 
@@ -82,6 +92,8 @@ def train(
         start_sequence: sequences of this seed's order that run has used; this one goes on after them.
         on_log: called with the model on every rank at each log line; what it returns joins the line, and the last
             one the final metrics.
+        watch: called with the model on every rank before each evaluation; its context is open while the validation
+            text passes, and what the entered object's ``metrics()`` then returns joins the validation metrics.
 
     Returns:
         train_loss, val_loss, val_bits_per_byte, tokens, flops, num_parameters; with experts also
@@ -127,7 +139,9 @@ def train(
                 lr = state.optimizer.param_groups[0]["lr"]
                 job.log(step=state.step, **ledger.after(state.step), **logged, lr=lr, grad_norm=state.grad_norm)
             if last or (training.eval_interval and state.step % training.eval_interval == 0):
-                validation = evaluate(state.model, text, micro_batch, training.precision)
+                with watch(model) if watch else nullcontext() as watcher:
+                    validation = evaluate(state.model, text, micro_batch, training.precision)
+                validation |= watcher.metrics() if watcher else {}
                 job.log(step=state.step, **ledger.after(state.step), **validation)
             bar.advance(1, note=f"loss {logged['loss']:.4f}")
 
@@ -142,6 +156,7 @@ def train(
         "tokens_seen": spent["tokens"],
         "flops_spent": spent["flops"],
         "next_sequence": start_sequence + sequences,
+        "seed": seed,
     }
     sizes = _save(model, job, config)
     job.record(

@@ -46,7 +46,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tokens(tmp_path_factory.mktemp("tokens") / "tokens")
 
 
-@pytest.fixture()
+@pytest.fixture
 def one_process() -> Iterator[None]:
     from pipelines.megatron import backend
     from pipelines.runs.verb import Execution

@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+
+from pipelines.megatron.spec import ModelSpec, TrainingSpec
+
+MODEL = ModelSpec(
+    num_layers=2, hidden_size=16, ffn_hidden_size=24, num_attention_heads=2, num_query_groups=2, seq_length=8
+)
+LR, LOW, WARMUP, STEPS = 0.1, 0.01, 4, 20
+
+
+def lr(style, step):
+    """The formula, step counted from 1."""
+    if step <= WARMUP:
+        return LR * step / WARMUP
+    done = (step - WARMUP) / (STEPS - WARMUP)
+    if style == "constant":
+        return LR
+    if style == "linear":
+        return LOW + (LR - LOW) * (1 - done)
+    if style == "cosine":
+        return LOW + (LR - LOW) / 2 * (1 + math.cos(math.pi * done))
+    left = (STEPS - step) / 5
+    return LOW + (LR - LOW) * min(1.0, left)
+
+
+@pytest.mark.parametrize("style", ["cosine", "linear", "constant", "WSD"])
+def test_the_learning_rate_of_each_step_is_the_formulas(style):
+    from pipelines.megatron.optimizer import build_optimizer, build_scheduler
+
+    training = TrainingSpec(
+        train_iters=STEPS,
+        global_batch_size=1,
+        lr=LR,
+        min_lr=LOW,
+        lr_warmup_iters=WARMUP,
+        lr_decay_style=style,
+        lr_wsd_decay_iters=5 if style == "WSD" else None,
+    )
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), training)
+    scheduler = build_scheduler(optimizer, training)
+    for step in range(1, STEPS + 1):
+        scheduler.step(1)
+        assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(lr(style, step), rel=1e-12)] * 2
+
+
+def batches(count):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        yield torch.randint(0, 30, (2, 8), generator=generator), torch.randint(0, 30, (2, 8), generator=generator)
+
+
+@pytest.mark.parametrize("clip_grad", [0.0, 0.5])
+def test_steps_equal_a_plain_torch_loop(one_process, clip_grad):
+    from pipelines.megatron.model import build_model
+    from pipelines.megatron.stepping import drain_losses, start, take_step
+
+    training = TrainingSpec(
+        train_iters=6, global_batch_size=4, lr=0.01, lr_warmup_iters=2, clip_grad=clip_grad, precision="fp32"
+    )
+    state = start(build_model(MODEL, 30), training)
+    plain = build_model(MODEL, 30)
+    groups = [
+        {"params": [p for p in plain.parameters() if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [p for p in plain.parameters() if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
+    ours, theirs = batches(12), batches(12)
+    for step in range(1, 7):
+        take_step(state, ours, training, micro_batch=2)
+        adam.zero_grad()
+        losses = []
+        for _ in range(2):
+            inputs, labels = next(theirs)
+            loss = plain(inputs, labels=labels) / labels.numel()
+            (loss / 2).backward()
+            losses.append(loss.item())
+        norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), clip_grad or math.inf).item()
+        done = (step - 2) / 4
+        for group in adam.param_groups:
+            group["lr"] = 0.01 * step / 2 if step <= 2 else 0.01 / 2 * (1 + math.cos(math.pi * done))
+        adam.step()
+        assert drain_losses(state)["loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+        assert state.grad_norm == pytest.approx(norm, rel=1e-4)
+    for one, other in zip(state.model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
