@@ -69,7 +69,7 @@ class Decision:
                 "n": self.interval.n,
             }
         values = {name: getattr(self.claim, name, "") for name in FIELDS}
-        unit = metric(self.claim.metric).unit
+        unit = metric(self.claim.metric).difference_unit
         return {**values, **numbers, "unit": unit, "verdict": self.verdict, "detail": self.detail}
 
 
@@ -137,7 +137,7 @@ def difference_text(decision: Decision) -> str:
         return decision.detail
     shown, interval = metric(decision.claim.metric), decision.interval
     bounds = f" [{interval.low:+,.{shown.decimals}f}, {interval.high:+,.{shown.decimals}f}]" if interval.n > 1 else ""
-    return f"{interval.mean:+,.{shown.decimals}f}{bounds} {shown.unit}".rstrip() + f" ({interval.n})"
+    return f"{interval.mean:+,.{shown.decimals}f}{bounds} {shown.difference_unit}".rstrip() + f" ({interval.n})"
 
 
 def _mirrored(interval: Interval) -> Interval:

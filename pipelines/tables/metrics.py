@@ -43,6 +43,11 @@ class Metric:
         unit = f"({self.unit})" if self.unit else ""
         return " ".join(part for part in (self.label, ARROWS[self.direction], unit) if part)
 
+    @property
+    def difference_unit(self) -> str:
+        """Unit of the difference of two values: per cent differ by points."""
+        return "points" if self.unit == "%" else self.unit
+
 
 def _share(label: str, formula: str, direction: Direction, decimals: int = 1) -> Metric:
     return Metric(label, formula, "%", direction, decimals, scale=100.0)

@@ -41,8 +41,8 @@ class TablePage:
             columns.append([cell_text(self._numbers(row, column), metric(column)) for row in names])
             found = beside(self.reported, names, column)
             if found:
-                first = next(iter(found.values()))
-                header.append(f"reported: {first.column}")
+                marks = ", ".join(sorted({each.known_by for each in found.values()}))
+                header.append(f"reported ({marks}): {next(iter(found.values())).column}")
                 columns.append([found[row].text if row in found else NOTHING for row in names])
         rows = [[row.text, *cells] for row, *cells in zip(self.table.rows, *columns, strict=True)]
         return Grid(header, rows)

@@ -66,11 +66,12 @@ def test_cells_are_mean_and_deviation_over_seeds_beside_the_reported(
     table = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
     ]
-    assert table[0] == ["", "validation loss ↓ (nats)", "reported: loss at 1B", "speedup ↑ (%)"]
+    assert table[0] == ["", "validation loss ↓ (nats)", "reported (paper): loss at 1B", "speedup ↑ (%)"]
     assert table[2] == ["scratch", "2.1000 ± 0.1414 (2)", "–", "–"]
     # seed 0 reaches 2.0 at 10 + 2/3 of 100 FLOPs against 100; seed 1 never reaches 2.2.
     assert table[3] == ["stacked & grown", "2.3750 ± 1.2374 (2)", "2.151", "30.4 (1 of 2)"]
     assert "| zero " in text
+    assert '<td class="text">stacked &amp; grown</td>' in (made.out / "operators.html").read_text(encoding="utf-8")
     assert r"stacked \& grown & 2.3750 $\pm$ 1.2374 (2)" in (made.out / "operators.tex").read_text(encoding="utf-8")
     assert counts == {"num_tables": 1, "num_cells": 4, "num_values": 5, "num_reported": 2}
 

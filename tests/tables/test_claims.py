@@ -56,7 +56,7 @@ def test_the_interval_is_of_better_minus_than_in_the_shown_unit() -> None:
     assert decision.interval is not None
     # Differences of 2, 3 and 4 points: mean 3, sd 1.
     assert (decision.interval.mean, decision.interval.low) == pytest.approx((3.0, 3 - 4.302653 / 3**0.5), abs=1e-5)
-    assert difference_text(decision) == "+3.00 [+0.52, +5.48] % (3)"
+    assert difference_text(decision) == "+3.00 [+0.52, +5.48] points (3)"
 
 
 def test_a_row_may_be_held_against_a_number() -> None:
