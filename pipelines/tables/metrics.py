@@ -62,10 +62,12 @@ METRICS: dict[str, Metric] = {
     "vocab_size": _count("vocabulary", "tokens a model sees; scaffolds are not among them"),
     "num_scaffold_tokens": _count("scaffolds", "tokens used to build others and then hidden from the model"),
     "scaffold_share": _share("scaffold share", "num_scaffold_tokens / vocab_size", "none", 2),
-    "never_seen_tokens": _count("never seen", "tokens of the vocabulary that the encoded text never uses", "lower"),
-    "rare_tokens": _count("rare", "tokens of the vocabulary that the encoded text uses seldom", "lower"),
-    "bytes_per_token": Metric("bytes a token", "UTF-8 bytes / tokens of the validation text", "", "higher", 4),
-    "fertility": Metric("fertility", "tokens / words of the validation text", "", "lower", 4),
+    "never_seen_tokens": _count(
+        "never seen", "tokens of the vocabulary that the encoded training text never uses", "lower"
+    ),
+    "rare_tokens": _count("rare", "tokens of the vocabulary that it uses at most rare_count times", "lower"),
+    "bytes_per_token": Metric("bytes a token", "UTF-8 bytes / tokens of the measured text", "", "higher", 4),
+    "fertility": Metric("fertility", "tokens / words of the measured text", "", "lower", 4),
     "renyi_efficiency": Metric(
         "Rényi efficiency", "H_2.5(p) / log V, with p the share of each token in the text", "", "higher", 4
     ),
