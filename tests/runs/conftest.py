@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,3 +140,39 @@ def tree(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return tree
+
+
+@pytest.fixture
+def make_run() -> Callable[..., Path]:
+    """Write a finished run's record and metrics: ``make_run(folder, key="k", lines=[...], final={...}, **record)``."""
+
+    def make_run(
+        folder: Path,
+        key: str | None = None,
+        lines: list[dict[str, Any]] | None = None,
+        final: dict[str, Any] | None = None,
+        **record: Any,
+    ) -> Path:
+        folder.mkdir(parents=True)
+        complete = {
+            "key": key or str(folder),
+            "stage": "growth",
+            "verb": "train",
+            "spec": {"method": {"name": "stack", "growth_factor": 4}, "seed": 1},
+            "inputs": {"tokens": "t" * 64},
+            "code_digest": "c" * 64,
+            "git_commit": "abc+",
+            "world_size": 1,
+            "started": "2026-01-02T03:04:05+00:00",
+            "seconds": 10.0,
+            "peak_memory_bytes": 1000,
+            "mlflow_run_id": None,
+            "provenance": "computed",
+            **record,
+        }
+        (folder / "run.json").write_text(json.dumps(complete, indent=2) + "\n", encoding="utf-8")
+        logged = [*(lines or []), {"final": True, **(final or {})}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged), encoding="utf-8")
+        return folder
+
+    return make_run
