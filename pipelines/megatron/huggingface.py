@@ -148,6 +148,8 @@ def huggingface_config(
         "initializer_range": model.init_method_std,
         "rms_norm_eps": model.layernorm_epsilon,
         "rope_parameters": {"rope_type": "default", "rope_theta": float(model.rotary_base)},
+        # Where transformers before 5 looks for it.
+        "rope_theta": float(model.rotary_base),
         "attention_dropout": 0.0,
         "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
         "bos_token_id": eos_token_id,
