@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.data.spec import CorpusSpec
+from pipelines.data.spec import CorpusSpec, TasksSpec
 from pipelines.runs.verb import Command, Verb
 
 VERBS: dict[str, Verb | Command] = {
@@ -12,5 +12,13 @@ VERBS: dict[str, Verb | Command] = {
         spec=CorpusSpec,
         inputs={"folder": "source local: folder of .txt or .jsonl files"},
         optional=frozenset({"folder"}),
+    ),
+    "tasks": Verb(
+        help="Make labelled tasks for continual finetuning, with a bag-of-words baseline beside each.",
+        implementation="pipelines.data.tasks:tasks",
+        spec=TasksSpec,
+        inputs={"folder": "source local: folder of few-shot (train.txt) or JSON (NAME.train.json) tasks"},
+        optional=frozenset({"folder"}),
+        packages=("scikit-learn",),
     ),
 }
