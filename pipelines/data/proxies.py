@@ -100,8 +100,9 @@ PROXIES = {
     "topic": Proxy("What is this text about?", tuple(sorted(_TOPICS)), of_package=_TOPIC_OF_PACKAGE),
     "kind": Proxy(
         "What does this text describe?",
-        ("class", "function", "module"),
-        of_definition=lambda each: "function" if each.kind == "method" else each.kind,
+        ("class", "function"),
+        # Few modules say what they are for, and finding them would mean reading all.
+        of_definition=lambda each: {"class": "class", "function": "function", "method": "function"}.get(each.kind),
     ),
     "package": Proxy(
         "Which software does this text come from?",
