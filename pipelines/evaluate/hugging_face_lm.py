@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -39,18 +39,15 @@ class HuggingFaceLM(HFLM):
 
 
 def load_hugging_face_lm(
-    folder: Path,
-    tokenizer: Path,
-    config: dict[str, Any],
-    *,
-    execution: Execution,
-    batch_size: int,
-    max_length: int | None,
+    folder: Path, tokenizer: Path, *, execution: Execution, batch_size: int, max_length: int | None
 ) -> HuggingFaceLM:
     """Load weights (safetensors only, float32) and tokenizer into the harness's backend.
 
+    Args:
+        max_length: tokens of a forward pass; None leaves it to the harness.
+
     Raises:
-        RetraceError: code in the folder would be needed, weights are missing, or sizes disagree.
+        RetraceError: the folder's architecture is not one of transformers' own causal models, or sizes disagree.
     """
     # It warns of every way to call it but its own.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -58,11 +55,6 @@ def load_hugging_face_lm(
     transformers.utils.logging.disable_progress_bar()
     if execution.device == "cuda" and not torch.cuda.is_available():
         raise RetraceError("--exec device cuda: torch sees no GPU here; use auto, or install a CUDA build of torch")
-    longest = config.get("max_position_embeddings")
-    if max_length is not None and longest is not None and max_length > longest:
-        raise RetraceError(f"max_length {max_length} exceeds the {longest} positions of {folder}: lower max_length")
-    if not list(folder.glob("*.safetensors")):
-        raise RetraceError(f"{folder} has no .safetensors file: export the model again")
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
@@ -79,5 +71,5 @@ def load_hugging_face_lm(
     if execution.device != "cpu" and torch.cuda.is_available():
         model = model.to("cuda")
     return HuggingFaceLM(
-        pretrained=model, backend="causal", tokenizer=loaded, batch_size=batch_size, max_length=max_length or longest
+        pretrained=model, backend="causal", tokenizer=loaded, batch_size=batch_size, max_length=max_length
     )

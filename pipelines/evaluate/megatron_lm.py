@@ -111,17 +111,14 @@ class MegatronLM(TemplateLM):
 
 
 def load_megatron_lm(
-    checkpoint: Path, tokenizer: Path, *, execution: Execution, batch_size: int, max_length: int | None
+    checkpoint: Path, tokenizer: Path, *, execution: Execution, batch_size: int, max_length: int
 ) -> MegatronLM:
     """Load a checkpoint and the tokenizer it was trained with.
 
     Raises:
-        RetraceError: no whole checkpoint, a tokenizer of another size, or ``max_length`` beyond the model's.
+        RetraceError: no whole checkpoint, or a tokenizer with more tokens than it embeds.
     """
     config = read_config(checkpoint)
-    longest = config["model"]["seq_length"]
-    if max_length is not None and max_length > longest:
-        raise RetraceError(f"max_length {max_length} exceeds seq_length {longest} of {checkpoint}: lower max_length")
     loaded = load_tokenizer(tokenizer)
     if loaded.vocab_size > config["vocab_size"]:
         raise RetraceError(
@@ -129,7 +126,7 @@ def load_megatron_lm(
             "give the tokenizer it was trained with"
         )
     logits = load_for_inference(checkpoint, execution)
-    return MegatronLM(logits, loaded, max_length or longest, batch_size)
+    return MegatronLM(logits, loaded, max_length, batch_size)
 
 
 def _score(logits_CV: Tensor, wanted: list[int]) -> tuple[float, bool]:

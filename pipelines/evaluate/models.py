@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.megatron.checkpoint import FORMAT, read_config
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import RUN_RECORD, input_key
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from lm_eval.api.model import TemplateLM
 
     from pipelines.runs.verb import Execution
-
-CHECKPOINT_FORMAT = "retrace-megatron-1"
 
 
 def load_lm(
@@ -37,16 +36,22 @@ def load_lm(
     if not (files / "tokenizer.json").is_file():
         where = f"{files} has no tokenizer.json"
         raise RetraceError(f"{where}: give --tokenizer a tokenizer artifact")
-    if config.get("format") == CHECKPOINT_FORMAT:
+    checkpoint = config.get("format") == FORMAT
+    longest = read_config(folder)["model"]["seq_length"] if checkpoint else config.get("max_position_embeddings")
+    if max_length is not None and longest is not None and max_length > longest:
+        raise RetraceError(f"max_length {max_length} exceeds the {longest} positions of {folder}: lower max_length")
+    length: Any = max_length or longest
+    # Each kind imports much that the other does not need.
+    if checkpoint:
         _check_tokenizer_key(config, files, folder)
         from pipelines.evaluate.megatron_lm import load_megatron_lm
 
-        return load_megatron_lm(folder, files, execution=execution, batch_size=batch_size, max_length=max_length)
+        return load_megatron_lm(folder, files, execution=execution, batch_size=batch_size, max_length=length)
+    if not list(folder.glob("*.safetensors")):
+        raise RetraceError(f"{folder} has no .safetensors file: export the model again")
     from pipelines.evaluate.hugging_face_lm import load_hugging_face_lm
 
-    return load_hugging_face_lm(
-        folder, files, config, execution=execution, batch_size=batch_size, max_length=max_length
-    )
+    return load_hugging_face_lm(folder, files, execution=execution, batch_size=batch_size, max_length=length)
 
 
 def find_model(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -63,10 +68,10 @@ def find_model(path: Path) -> tuple[Path, dict[str, Any]]:
             config = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             raise RetraceError(f"{file} is not JSON: export the model again") from None
-        if isinstance(config, dict) and (config.get("format") == CHECKPOINT_FORMAT or "model_type" in config):
+        if isinstance(config, dict) and (config.get("format") == FORMAT or "model_type" in config):
             return folder, config
         raise RetraceError(
-            f"{file} is neither a Hugging Face config (no model_type) nor a checkpoint of format {CHECKPOINT_FORMAT}: "
+            f"{file} is neither a Hugging Face config (no model_type) nor a checkpoint of format {FORMAT}: "
             "give --model one of them"
         )
     raise RetraceError(
