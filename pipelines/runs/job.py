@@ -22,7 +22,7 @@ from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import ROOT, RUN_RECORD, code_digest, input_key, job_key, method_name, versions
 from pipelines.runs.methods import resolve_method
 from pipelines.runs.progress import Progress
-from pipelines.runs.ranks import in_slurm_step, join_slurm, run_ranks
+from pipelines.runs.ranks import in_slurm_step, join_slurm, process_started, run_ranks
 from pipelines.runs.verb import Execution, Spec, Verb, parse_spec
 
 METRICS = "metrics.jsonl"
@@ -51,6 +51,7 @@ class Job:
         self.world_size = int(os.environ.get("WORLD_SIZE", 1))
         self.work = Path(os.environ.get("RETRACE_WORK", ROOT / ".retrace" / "work")) / key
         self.facts: dict[str, Any] = {}
+        self.first_step_at: float | None = None
         self._metrics: IO[str] | None = None
 
     @property
@@ -60,6 +61,7 @@ class Job:
 
     def log(self, **metrics: float | int | str | list[float] | None) -> None:
         """Append a line to metrics.jsonl (first rank only). Give ``step``, and ``tokens`` and ``flops`` where known."""
+        self._begin()
         if self.is_main:
             if self._metrics is None:
                 self._metrics = (self.out / METRICS).open("a", encoding="utf-8")
@@ -71,13 +73,18 @@ class Job:
         self.facts.update(facts)
 
     def progress(self, total: float, description: str, unit: str = "step") -> Progress:
-        """A progress bar on the first rank."""
+        """A progress bar on the first rank; making it marks the job's first step."""
+        self._begin()
         return Progress(total, description, unit, enabled=self.is_main)
 
     def say(self, text: str) -> None:
         """A line for the reader of the log (first rank only)."""
         if self.is_main:
             print(text, file=sys.stderr, flush=True)
+
+    def _begin(self) -> None:
+        if self.first_step_at is None:
+            self.first_step_at = time.time()
 
     def close(self) -> None:
         """Close metrics.jsonl."""
@@ -169,6 +176,7 @@ def run_job(
             "world_size": job.world_size,
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - started, 3),
+            "startup_seconds": round((job.first_step_at or time.time()) - process_started(), 3),
             "peak_memory_bytes": _peak_memory(),
             "mlflow_run_id": None,
             "provenance": "computed",

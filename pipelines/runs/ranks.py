@@ -6,6 +6,8 @@ import logging
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import NoReturn
 
 from pipelines.runs.errors import RetraceError
@@ -39,9 +41,22 @@ def check_machine(execution: Execution) -> None:
             )
 
 
+def process_started() -> float:
+    """When this job's first process began, in seconds since 1970; a rank counts from the process that started it."""
+    if "RETRACE_STARTED" in os.environ:
+        return float(os.environ["RETRACE_STARTED"])
+    try:
+        # Field 22, in clock ticks after boot; the name before it may contain spaces.
+        ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):
+        return time.time() - time.process_time()
+
+
 def run_ranks(execution: Execution) -> NoReturn:
     """Run this same command line on every rank under torchrun, and exit as the ranks did."""
     check_machine(execution)
+    os.environ["RETRACE_STARTED"] = str(process_started())
     os.environ["OMP_NUM_THREADS"] = str(execution.threads)
     # All ranks are on this machine, whose own name need not resolve.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

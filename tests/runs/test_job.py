@@ -53,6 +53,7 @@ def test_a_job_leaves_its_artifact_its_record_and_every_logged_line(grow, tmp_pa
     assert (record["stage"], record["verb"], record["world_size"], record["tokens"]) == ("growth", "train", 1, 10)
     assert record["provenance"] == "computed"
     assert 1e6 < record["peak_memory_bytes"] < 1e9
+    assert 0 < record["startup_seconds"] < 100
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("step") for line in lines] == [1, 2, 3, None]
     assert lines[-1] == {"final": True, "final_loss": pytest.approx(1 / 3), "world_size": 1}

@@ -24,6 +24,7 @@ def test_two_ranks_make_one_artifact(tree, run_cli, tmp_path):
     run_cli("growth", "train", "--out", tmp_path / "out", spec=SCRATCH, execution=TWO, cwd=tree)
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["world_size"] == 2
+    assert 0.5 < record["startup_seconds"] < 100, "ranks count from the process that started them"
     lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3, "only the first rank logs"
     run_cli("growth", "train", "--out", tmp_path / "alone", spec=SCRATCH, cwd=tree)
