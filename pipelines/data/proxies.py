@@ -110,12 +110,12 @@ PROXIES = {
         of_package={package: package for package in _PACKAGE_LABELS},
     ),
     "returns": Proxy("What does this function give back?", ("a value", "nothing"), of_definition=_returns),
+    "arguments": Proxy("How is this function called?", ("with input", "without input"), of_definition=_arguments),
     "origin": Proxy(
         "Where does this text come from?",
         ("installed package", "standard library"),
         of_package={**dict.fromkeys(PACKAGES, "installed package"), STANDARD_LIBRARY: "standard library"},
     ),
-    "arguments": Proxy("How is this function called?", ("with input", "without input"), of_definition=_arguments),
 }
 
 

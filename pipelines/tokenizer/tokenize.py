@@ -36,7 +36,7 @@ def tokenize(spec: TokenizeSpec, inputs: dict[str, Path], job: Job) -> dict[str,
     for split in SPLITS:
         size = split_path(inputs["corpus"], split).stat().st_size
         with job.progress(size / 1e6, f"tokenize {split}", "megabyte") as progress:
-            counted = _Counted(read_texts(inputs["corpus"], split), progress.advance)
+            counted = CountedTexts(read_texts(inputs["corpus"], split), progress.advance)
             documents = encode_documents(tokenizer, counted)
             num_documents, num_tokens = write_documents(job.out / split, documents, tokenizer.vocab_size)
         splits[split] = {"num_tokens": num_tokens, "num_bytes": counted.num_bytes, "num_documents": num_documents}
@@ -83,13 +83,19 @@ def encode_documents(tokenizer: LoadedTokenizer, texts: Iterator[str]) -> Iterat
             yield np.concatenate([ids, end])
 
 
-class _Counted:
-    """Texts passing by, their UTF-8 bytes counted."""
+class CountedTexts:
+    """Texts passing by, counted.
+
+    Attributes:
+        num_bytes: UTF-8 bytes so far.
+        num_words: white-space separated words so far.
+    """
 
     def __init__(self, texts: Iterator[str], advance: Callable[[float], None]) -> None:
         self.texts = texts
         self.advance = advance
         self.num_bytes = 0
+        self.num_words = 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -98,5 +104,6 @@ class _Counted:
         text = next(self.texts)
         size = len(text.encode())
         self.num_bytes += size
+        self.num_words += len(text.split())
         self.advance(size / 1e6)
         return text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.runs.verb import Command, Verb
-from pipelines.tokenizer.spec import TokenizerSpec, TokenizeSpec
+from pipelines.tokenizer.spec import MeasureSpec, TokenizerSpec, TokenizeSpec
 
 _CORPUS = "corpus made by `data build`"
 _TOKENIZER = "tokenizer made by `tokenizer train`"
@@ -22,5 +22,20 @@ VERBS: dict[str, Verb | Command] = {
         spec=TokenizeSpec,
         inputs={"corpus": _CORPUS, "tokenizer": _TOKENIZER},
         packages=("tokenizers",),
+    ),
+    "measure": Verb(
+        help="Measure a tokenizer: compression of held-out text, use of its vocabulary in training text.",
+        implementation="pipelines.tokenizer.measure:measure",
+        spec=MeasureSpec,
+        inputs={"tokenizer": _TOKENIZER, "corpus": _CORPUS},
+        packages=("tokenizers",),
+    ),
+    "encode": Command(
+        help="Text on standard input to ids on standard output.",
+        implementation="pipelines.tokenizer.commands:encode",
+    ),
+    "decode": Command(
+        help="Ids on standard input to text on standard output.",
+        implementation="pipelines.tokenizer.commands:decode",
     ),
 }
