@@ -1,7 +1,7 @@
 """``continual finetune``: one model, a sequence of tasks, the whole accuracy matrix.
 
-The artifact is ``model/``, the final model as a plain Hugging Face folder (a LoRA adapter is merged into the weights), and
-``accuracy_matrix.json``. Wrong tasks are refused before torch is imported.
+The artifact is ``model/``, the final model as a plain Hugging Face folder (a LoRA adapter is merged into the weights),
+and ``accuracy_matrix.json``. Wrong tasks are refused before torch is imported.
 """
 
 from __future__ import annotations

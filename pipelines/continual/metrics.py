@@ -1,7 +1,7 @@
 """Metrics of a task sequence, from its accuracy matrix.
 
-``R[t][i]`` is the accuracy on task ``i`` after training on task ``t``; row 0 is the model before training, so a sequence
-of ``T`` tasks has ``T + 1`` rows and tasks are counted from 1 in the formulas. Everything is a macro average over tasks;
+``R[t][i]`` is the accuracy on task ``i`` after training on task ``t``; row 0 is the model before training, so a
+sequence of ``T`` tasks has ``T + 1`` rows. The formulas count tasks from 1. Everything is a macro average over tasks;
 a cell that was not measured is None (or lies beyond the end of its row) and using it is an error, never a zero.
 Formulas: Lopez-Paz and Ranzato 2017 (ACC, BWT, FWT) and Chaudhry et al. 2018 (forgetting).
 """

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from pipelines.continual.families.causal import CausalFamily
 from pipelines.continual.families.classification import ClassificationFamily
 from pipelines.continual.families.seq2seq import Seq2SeqFamily
+from pipelines.continual.output_layers import in_classification_head, output_layers
 from pipelines.continual.prompts import Family as FamilyName
 from pipelines.continual.prompts import padding_token
 from pipelines.runs.errors import RetraceError
@@ -124,17 +125,6 @@ def make_family(architecture: Architecture, model: PreTrainedModel, tokenizer: P
     return FAMILIES[architecture.family](model, padding_token(tokenizer))  # type: ignore[call-arg]
 
 
-def output_layers(model: PreTrainedModel) -> list[str]:
-    """Names of the linear layers that produce logits: the language-model head or the classification head's layers."""
-    head = model.get_output_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and (module is head or name.split(".")[0] in ("classifier", "score", "classification_head"))
-    ]
-
-
 def add_lora(model: PreTrainedModel, spec: FinetuneSpec) -> Any:
     """Freeze the model, put one LoRA adapter (A from the global random state, B zero) on its linear layers.
 
@@ -165,7 +155,7 @@ def add_lora(model: PreTrainedModel, spec: FinetuneSpec) -> Any:
     )
     adapted = get_peft_model(model, config)
     for name, parameter in model.named_parameters():
-        if name.split(".")[0] in ("classifier", "score", "classification_head"):
+        if in_classification_head(name):
             parameter.requires_grad_(True)
     return adapted
 

@@ -1,9 +1,10 @@
 """A labelled text as token ids: the prompt, its options, and what is cut when it is too long.
 
-The prompt is ``<text>\\n<question>\\nAnswer:`` and an option is ``" " + label`` and the tokenizer's end token. The end token
-makes the options prefix-free, so the summed log-likelihoods of options of different lengths compare as probabilities of
-whole answers and are not divided by the length. The three pieces are tokenised apart, so that a long text can lose its
-beginning while question and answer survive. Unlike the released prompts of MIGU and O-LoRA, the task's name is not told.
+The prompt is ``<text>\\n<question>\\nAnswer:``; an option is ``" " + label`` and the tokenizer's end token. The end
+token makes the options prefix-free, so the summed log-likelihoods of options of different lengths compare as
+probabilities of whole answers and are not divided by the length. The three pieces are tokenised apart, so that a long
+text can lose its beginning while question and answer survive. Unlike in the prompts released with MIGU and O-LoRA, the
+task's name is not told.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def encode_tasks(
 ) -> list[EncodedTask]:
     """Tokenise every example of every task.
 
-    A causal example with its longest option, or the encoder's input with its special tokens, is at most ``max_length`` tokens.
+    At most ``max_length`` tokens are: a causal example with its longest option; an encoder's input with special tokens.
 
     Raises:
         RetraceError: no end token, or no room for a single token of text beside question and options.

@@ -1,8 +1,8 @@
 """The loop over tasks: train on one after another, measure all of them after each.
 
-Every task starts with a fresh AdamW (betas 0.9 and 0.999; weight decay on matrices only) and a constant learning rate. The order of
-examples depends on (seed, place in the sequence, epoch) and dropout on (seed, place, step), so a job that was killed and
-resumed ends in the same bits.
+Every task starts with a fresh AdamW (betas 0.9 and 0.999; weight decay on matrices only) and a constant learning rate.
+The order of examples depends on (seed, place in the sequence, epoch) and dropout on (seed, place, step), so a job that
+was killed and resumed ends in the same bits.
 """
 
 from __future__ import annotations

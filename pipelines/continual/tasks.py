@@ -48,7 +48,7 @@ def _names(folder: Path) -> list[str]:
     names = [each.get("name") if isinstance(each, dict) else each for each in tasks or []]
     if not names or not all(isinstance(name, str) for name in names):
         raise RetraceError(f'{folder / "tasks.json"}: needs "tasks", a list of task names; run `data tasks` again')
-    return names
+    return [str(name) for name in names]
 
 
 def _load_task(folder: Path, name: str) -> Task:

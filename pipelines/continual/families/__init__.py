@@ -1,1 +1,1 @@
-"""How the same labelled task is posed to each kind of model: one module a kind, all with ``collate`` and ``predict``."""
+"""How the same labelled task is posed to each kind of model: one module a kind, see ``batch.Family``."""

@@ -1,7 +1,7 @@
 """Encoders with a classification head shared by the whole sequence: one class for every label of every task.
 
-Training: cross entropy over all classes. Prediction: the largest logit among the labels of the task at hand, as the other
-kinds of models choose among the task's options.
+Training: cross entropy over all classes. Prediction: the largest logit among the labels of the task at hand, as the
+other kinds of models choose among the task's options.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Encoder-decoder models: the encoder reads the prompt, the decoder writes the answer.
 
-Training: loss on the answer's tokens. Prediction: the option with the largest summed log-likelihood; the encoder runs once a
-prompt.
+Training: loss on the answer's tokens. Prediction: the option with the largest summed log-likelihood; the encoder runs
+once a prompt.
 """
 
 from __future__ import annotations
