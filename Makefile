@@ -49,7 +49,7 @@ format: setup
 	snakefmt Snakefile workflow/rules
 
 bench: setup
-	python benchmarks/run.py $(ARGS)
+	python -m benchmarks.run $(ARGS)
 
 # One page with tables, curves and claims, of the runs that are there.
 report: paper_tables
