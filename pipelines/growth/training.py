@@ -54,6 +54,7 @@ def _train_grown(
         f"{spec.training.train_iters} are left after the base's FLOPs"
     )
     final = _run(spec, training, tokens, job, {"initial": initial, **before})
+    read = before["start_sequence"] + matched.train_iters * training.global_batch_size
     job.record(
         **method.facts(model),
         optimizer_policy=spec.optimizer_policy,
@@ -62,6 +63,8 @@ def _train_grown(
         flops_budget=matched.budget,
         flops_matched_within_steps=matched.within_steps,
         start_sequence=before["start_sequence"],
+        # 0 unless base and target together read more than the corpus has.
+        num_repeated_sequences=max(0, read - (artifact.splits["train"]["num_tokens"] - 1) // spec.model.seq_length),
     )
     return final
 

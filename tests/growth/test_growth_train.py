@@ -108,6 +108,7 @@ def test_the_grown_run_reads_no_sequence_that_the_base_has_read(runs, tokens):
     by_grown = {after.window(n) for n in range(facts["train_iters"] * 4)}
     assert facts["start_sequence"] == 7 * 4
     assert not by_base & by_grown
+    assert facts["num_repeated_sequences"] == 0
     assert config["next_sequence"] == 28 + facts["train_iters"] * 4
     # Base and grown model together read what one run of that many sequences reads.
     assert by_base | by_grown == {whole.window(n) for n in range(config["next_sequence"])}
