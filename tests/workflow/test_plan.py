@@ -1,0 +1,125 @@
+"""The plan: names of variants, shared jobs, identity that follows meaning and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.runs.errors import RetraceError
+from workflow.papers import PaperPlan, plan_papers
+from workflow.plan import overridden, setting
+
+BASE = {"adapter": "full", "training": {"lr": 0.001, "train_iters": 10}}
+
+
+@pytest.fixture(scope="module")
+def params(root: Path) -> dict:
+    return yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+
+
+def plan(params: dict, root: Path) -> PaperPlan:
+    return plan_papers(copy.deepcopy(params), str(root))
+
+
+def test_a_setting_names_only_what_differs_from_the_parameters() -> None:
+    assert setting(BASE, {}) == "default"
+    assert setting(BASE, {"adapter": "full"}) == "default"
+    assert setting(BASE, {"training.lr": 0.01, "adapter": "lora"}) == "adapter=lora,training.lr=0.01"
+
+
+def test_a_setting_that_cannot_name_a_folder_is_refused() -> None:
+    with pytest.raises(RetraceError, match="names a folder"):
+        setting(BASE, {"adapter": "a/b"})
+
+
+def test_overrides_reach_nested_keys_and_leave_the_parameters_alone() -> None:
+    assert overridden(BASE, {"training.lr": 1.0})["training"] == {"lr": 1.0, "train_iters": 10}
+    assert BASE["training"]["lr"] == 0.001
+
+
+def test_every_cell_of_every_table_is_planned_with_all_its_seeds(params: dict, root: Path) -> None:
+    planned = plan(params, root)
+    for key, paper in planned.papers.items():
+        tables = {table["name"]: table for table in planned[f"results/papers/{key}"].spec["tables"]}
+        for name, table in paper.tables.items():
+            cells = {(cell["row"], cell["seed"]) for cell in tables[name]["cells"]}
+            assert cells == {(row.name, seed) for row in table.rows for seed in table.seeds}
+            assert len(table.seeds) >= 3
+
+
+def test_the_chain_is_one_line_of_descent(params: dict, root: Path) -> None:
+    planned = plan(params, root)
+    finetuned = planned["results/continual/migu/default/seed0"]
+    upcycled = planned[planned[finetuned.inputs["model"]].inputs["checkpoint"]]
+    grown = planned[upcycled.inputs["dense"]]
+    base = planned[grown.inputs["base"]]
+    assert upcycled.spec["init"] == "upcycle"
+    assert grown.spec["method"]["name"] == "stack"
+    assert base.path == "results/pretrain/scaffold_bpe/default/seed0"
+
+
+def test_inputs_of_every_job_are_planned_or_lie_in_the_checkout(params: dict, root: Path) -> None:
+    planned = plan(params, root)
+    for job in planned.jobs.values():
+        for _, path in job.input_pairs():
+            assert path in planned.jobs or not path.startswith("results/"), (job.path, path)
+
+
+def _changed(before: PaperPlan, after: PaperPlan) -> set[str]:
+    """Stages of the jobs whose key is new."""
+    old = {job.key for job in before.jobs.values()}
+    return {"/".join(path.split("/")[1:3]) for path, job in after.jobs.items() if job.key not in old}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "changed", "kept"),
+    [
+        ("moe.rmoe.recurrent_size", 32, {"moe/rmoe"}, {"moe/topk", "growth/stack"}),
+        ("continual.finetune.lr", 0.5, {"continual/ft", "continual/migu"}, {"moe/topk", "export/moe"}),
+        ("growth.stack.growth_factor", 3, set(), {"growth/stack"}),
+        ("evaluate.tasks.max_items", 50, {"evaluate/tasks", "evaluate/moe"}, {"moe/topk", "continual/ft"}),
+    ],
+)
+def test_a_changed_parameter_changes_the_keys_downstream_and_no_others(
+    params: dict, root: Path, key: str, value: object, changed: set[str], kept: set[str]
+) -> None:
+    found = _changed(plan(params, root), plan(overridden(params, {key: value}), root))
+    assert changed <= found
+    assert not kept & found
+
+
+def test_fewer_seeds_only_remove_jobs(params: dict, root: Path) -> None:
+    assert not _changed(plan(params, root), plan(overridden(params, {"seeds": 2}), root)) - {
+        f"papers/{key}" for key in [*params["papers"], "claims"]
+    }
+
+
+def test_the_checkouts_place_is_not_part_of_any_command_or_key(
+    params: dict, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = plan(params, root)
+    (tmp_path / "elsewhere").symlink_to(root)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    there = plan(params, Path.cwd())
+    assert {p: j.key for p, j in here.jobs.items()} == {p: j.key for p, j in there.jobs.items()}
+
+
+def test_planning_loads_neither_torch_nor_transformers_nor_mlflow(root: Path) -> None:
+    code = (
+        "import sys, yaml; from workflow.papers import plan_papers\n"
+        "plan_papers(yaml.safe_load(open('params.yaml')), '.')\n"
+        "heavy = {'torch', 'transformers', 'mlflow', 'pandas', 'matplotlib', 'megatron'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unplanned_artifact_is_refused_with_the_remedy(params: dict, root: Path) -> None:
+    with pytest.raises(RetraceError, match="name it in a paper's grid"):
+        plan(params, root)["results/moe/topk/default/seed99"]

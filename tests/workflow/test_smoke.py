@@ -1,0 +1,145 @@
+"""The whole graph at the smoke scale, run once for this file: every stage real, every promise about its artifacts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.runs.methods import list_methods
+from workflow.papers import PaperPlan, plan_papers
+from workflow.schemas.paper import load_papers
+
+Snakemake = Callable[..., subprocess.CompletedProcess[str]]
+
+pytestmark = pytest.mark.slow
+
+VERDICTS = {"reproduced", "trend", "contradicted", "inconclusive", "not run at this scale"}
+
+
+@pytest.fixture(scope="module")
+def smoke(
+    make_checkout: Callable[[Path], Path], snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """A checkout in which the main job has run, and what the run said."""
+    folder = make_checkout(tmp_path_factory.mktemp("smoke") / "checkout")
+    done = snakemake(folder, "paper_tables")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+    return folder, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def results(smoke: tuple[Path, str]) -> Path:
+    return smoke[0] / "results"
+
+
+@pytest.fixture(scope="module")
+def plan(smoke: tuple[Path, str]) -> PaperPlan:
+    config = yaml.safe_load((smoke[0] / "params.yaml").read_text(encoding="utf-8"))
+    overlay = yaml.safe_load((smoke[0] / "params" / "smoke.yaml").read_text(encoding="utf-8"))
+    return plan_papers(_merged(config, overlay), str(smoke[0]))
+
+
+def test_every_table_of_every_paper_is_there_in_three_formats(smoke: tuple[Path, str], results: Path) -> None:
+    papers = load_papers(smoke[0] / "papers")
+    assert set(papers) == {"scaffold_bpe", "gstack", "rmoe", "migu", "chain"}
+    for key, paper in papers.items():
+        for table in paper.tables:
+            for suffix in ("md", "csv", "tex"):
+                assert (results / "tables" / key / f"{table}.{suffix}").stat().st_size > 0
+
+
+def test_every_claim_has_a_verdict_and_one_seed_concludes_nothing(smoke: tuple[Path, str], results: Path) -> None:
+    claims = [claim.id for paper in load_papers(smoke[0] / "papers").values() for claim in paper.claims]
+    with (results / "claims.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["claim"] for row in rows) == sorted(claims)
+    assert {row["verdict"] for row in rows} <= VERDICTS - {"reproduced", "contradicted"}
+    assert (results / "claims.md").stat().st_size > 0
+
+
+def test_the_end_of_the_run_says_where_the_tables_are_and_one_line_a_claim(
+    smoke: tuple[Path, str], results: Path
+) -> None:
+    with (results / "claims.csv").open(encoding="utf-8", newline="") as file:
+        claims = [row["says"] for row in csv.DictReader(file)]
+    assert "results/tables" in smoke[1]
+    for says in claims:
+        assert says in smoke[1]
+
+
+def test_every_job_has_the_identity_that_was_planned(smoke: tuple[Path, str], plan: PaperPlan) -> None:
+    for path, job in plan.jobs.items():
+        record = json.loads((smoke[0] / path / "run.json").read_text(encoding="utf-8"))
+        assert record["key"] == job.key, path
+        assert record["spec"] == job.spec, path
+        assert json.loads((smoke[0] / path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])["final"]
+
+
+def test_every_mixture_of_experts_was_trained_with_expert_parallelism_over_two_gloo_ranks(
+    smoke: tuple[Path, str], plan: PaperPlan
+) -> None:
+    jobs = [path for path, job in plan.jobs.items() if job.stage == "moe"]
+    assert len(jobs) >= 3
+    for path in jobs:
+        record = json.loads((smoke[0] / path / "run.json").read_text(encoding="utf-8"))
+        assert (record["expert_model_parallel_size"], record["world_size"], record["backend"]) == (2, 2, "gloo"), path
+
+
+def test_every_method_of_every_stage_ran(smoke: tuple[Path, str], results: Path) -> None:
+    for stage in ("tokenizer", "growth", "moe", "continual"):
+        ran = {record.parents[2].name for record in results.glob(f"{stage}/*/*/*/run.json")}
+        assert ran == set(list_methods(stage)), stage
+
+
+def test_every_run_is_mirrored_into_mlflow_with_its_tags(smoke: tuple[Path, str], results: Path) -> None:
+    import mlflow
+
+    ids = json.loads((results / "mlflow" / "runs.json").read_text(encoding="utf-8"))
+    records = [json.loads(p.read_text()) for p in results.rglob("run.json") if "papers" not in p.parts]
+    assert sorted(ids.values()) == sorted(record["mlflow_run_id"] for record in records)
+    client = mlflow.MlflowClient(f"sqlite:///{smoke[0] / 'mlflow.db'}")
+    path = "results/moe/rmoe/default/seed0"
+    run = client.get_run(ids[path])
+    record = json.loads((smoke[0] / path / "run.json").read_text(encoding="utf-8"))
+    assert run.data.tags["key"] == record["key"]
+    assert (run.data.tags["stage"], run.data.tags["method"], run.data.tags["seed"]) == ("moe", "rmoe", "0")
+    assert "rmoe" in run.data.tags["papers"]
+    assert run.data.metrics["val_loss"] > 0
+    client._tracking_client.store.engine.dispose()
+
+
+def test_a_second_run_does_nothing(smoke: tuple[Path, str], snakemake: Snakemake) -> None:
+    done = snakemake(smoke[0], "paper_tables")
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_a_changed_hyperparameter_reruns_its_method_and_the_tables_above_it(
+    smoke: tuple[Path, str], snakemake: Snakemake
+) -> None:
+    done = snakemake(smoke[0], "-n", "paper_tables", overlay={"moe": {"rmoe": {"recurrent_size": 4}}})
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    # Snakemake's job statistics: a rule and its number of jobs a line.
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", said, flags=re.MULTILINE))
+    assert counts["moe"] == "1"
+    assert not {"corpus", "tokenizer", "pretrain", "growth", "continual", "evaluate"} & set(counts)
+
+
+def test_nothing_half_written_is_left(results: Path) -> None:
+    assert not list(results.rglob("*.partial"))
+
+
+def _merged(base: dict, overlay: dict) -> dict:
+    merged = dict(base)
+    for key, value in overlay.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged

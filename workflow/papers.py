@@ -1,0 +1,297 @@
+"""The plan of a set of papers: every table's rows and seeds, and what each needs upstream."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pipelines.runs.errors import RetraceError
+from workflow.plan import Plan, Values, overridden, setting
+from workflow.schemas.paper import Paper, Row, Table, load_paper
+from workflow.schemas.params import MethodParams, Params, load_params
+
+
+def plan_papers(config: dict[str, Any], root: str) -> PaperPlan:
+    """Check parameters and papers, and plan every job they need.
+
+    Args:
+        config: the merged params.yaml and overlays.
+        root: the folder that holds papers/.
+
+    Raises:
+        RetraceError: a parameter or a paper is wrong; names the file and the key.
+    """
+    params, methods = load_params(config)
+    plan = PaperPlan(params, methods)
+    for key in params.papers:
+        # Relative, so that a checkout elsewhere plans the same command lines.
+        folder = Path(os.path.relpath(root)) / "papers" / key
+        if not folder.is_dir():
+            known = sorted(path.parent.name for path in (Path(root) / "papers").glob("*/paper.yaml"))
+            raise RetraceError(f"params.yaml: papers: no paper {key!r}; known: {', '.join(known)}")
+        plan.add_paper(key, load_paper(folder / "paper.yaml"), folder / "reported.csv")
+    plan.add_claims()
+    return plan
+
+
+class PaperPlan(Plan):
+    """All jobs of the requested papers.
+
+    Attributes:
+        tables, plots: (paper, name) in the order of the papers.
+        runs: folders of all runs that a table shows, in the order they were planned.
+    """
+
+    def __init__(self, params: Params, methods: MethodParams) -> None:
+        super().__init__()
+        self.params = params
+        self.methods = methods
+        self.papers: dict[str, Paper] = {}
+        self.tables: list[tuple[str, str]] = []
+        self.plots: list[tuple[str, str]] = []
+
+    @property
+    def runs(self) -> list[str]:
+        """Folders of every job but the papers' own."""
+        return [path for path in self.jobs if not path.startswith("results/papers/")]
+
+    @property
+    def runs_of_papers(self) -> str:
+        """Paper -> folders of the runs behind its tables, as JSON."""
+        return json.dumps({key: self.jobs[f"results/papers/{key}"].inputs.get("run", ()) for key in self.papers})
+
+    # Papers
+
+    def add_paper(self, key: str, paper: Paper, reported: Path) -> None:
+        """Plan a paper's tables, and everything they need."""
+        self.papers[key] = paper
+        runs: list[str] = []
+        evaluations: list[str] = []
+        tables = [self._table(name, table, runs, evaluations) for name, table in paper.tables.items()]
+        self.tables += [(key, name) for name in paper.tables]
+        self.plots += [(key, name) for name in paper.plots]
+        spec = {
+            "paper": key,
+            "title": paper.title,
+            "arxiv": paper.arxiv,
+            "tables": tables,
+            "plots": [{"name": name, **plot.model_dump()} for name, plot in paper.plots.items()],
+        }
+        self.add(
+            f"results/papers/{key}",
+            "tables",
+            "build",
+            spec,
+            run=runs,
+            evaluation=evaluations,
+            reported=str(reported) if reported.is_file() else None,
+        )
+
+    def add_claims(self) -> None:
+        """Plan the verdicts on every claim of the papers."""
+        claims = [{"paper": key, **claim.model_dump()} for key, paper in self.papers.items() for claim in paper.claims]
+        self.add(
+            "results/papers/claims",
+            "tables",
+            "claims",
+            {"claims": claims},
+            paper=[f"results/papers/{key}" for key in self.papers],
+        )
+
+    def _table(self, name: str, table: Table, runs: list[str], evaluations: list[str]) -> Values:
+        seeds = table.seeds[: self.params.seeds]
+        cells = []
+        for row in table.rows:
+            for seed in seeds:
+                made = self._row(table, row, seed)
+                cell: Values = {"row": row.name, "seed": seed, "run": _place(runs, made[0])}
+                cell["extra"] = [_place(runs, path) for path in made[1:]]
+                if table.evaluate and table.stage_of(row) != "tokenizer":
+                    cell["evaluation"] = _place(evaluations, self.evaluation(made[0]))
+                cells.append(cell)
+        return {
+            "name": name,
+            "caption": table.caption,
+            "rows": [
+                {
+                    "name": row.name,
+                    "label": row.label,
+                    "method": row.method,
+                    "stage": table.stage_of(row),
+                    "parent": row.from_,
+                }
+                for row in table.rows
+            ],
+            "columns": table.columns,
+            "seeds": seeds,
+            "reference": table.reference,
+            "smoothing_window": table.smoothing_window,
+            "cells": cells,
+        }
+
+    def _row(self, table: Table, row: Row, seed: int) -> list[str]:
+        """Paths of the artifacts whose metrics make one cell; the first is the run itself."""
+        overrides = table.overrides(row)
+        stage = table.stage_of(row)
+        if stage == "tokenizer":
+            tokenizer = self.tokenizer(str(row.method), overrides, seed)
+            return [tokenizer, self.vocabulary(tokenizer, seed)]
+        if stage == "pretrain":
+            return [self.pretrained(overrides, seed)]
+        make = {"growth": self.grown, "moe": self.experts, "continual": self.finetuned}[stage]
+        return [make(str(row.method), overrides, seed)]
+
+    # Stages, upstream first
+
+    def corpus(self, domain: str, seed: int) -> str:
+        """A corpus of one domain."""
+        spec = {**_given(self.params.data), "domain": domain, "seed": seed}
+        return self.add(f"results/data/{domain}/seed{seed}", "data", "build", spec, folder=self.params.folders.corpus)
+
+    def tokenizer(self, method: str, overrides: Values, seed: int) -> str:
+        """A tokenizer trained on the corpus of a seed."""
+        base = {**_given(self.params.tokenizer.train), "method": self.methods.of("tokenizer", method)}
+        path = f"results/tokenizer/{method}/{setting(base, overrides)}/seed{seed}"
+        return self.add(path, "tokenizer", "train", overridden(base, overrides), corpus=self.corpus("prose", seed))
+
+    def vocabulary(self, tokenizer: str, seed: int) -> str:
+        """The measurements of a tokenizer."""
+        path = tokenizer.replace("results/tokenizer/", "results/vocabulary/")
+        spec = _given(self.params.tokenizer.measure)
+        corpus = self.corpus("prose", seed)
+        return self.add(path, "tokenizer", "measure", spec, tokenizer=tokenizer, corpus=corpus)
+
+    def tokens(self, method: str) -> str:
+        """The corpus that models train on, as tokens of one tokenizer."""
+        tokenizer = self.tokenizer(method, {}, 0)
+        path = tokenizer.replace("results/tokenizer/", "results/tokens/")
+        return self.add(path, "tokenizer", "tokenize", {}, tokenizer=tokenizer, corpus=self.corpus("prose", 0))
+
+    def pretrained(self, overrides: Values, seed: int) -> str:
+        """A dense model; its method is its tokenizer."""
+        own = {key: value for key, value in overrides.items() if key != "tokenizer.method"}
+        method = overrides.get("tokenizer.method", self.params.tokenizer.method)
+        base = self.params.pretrain.model_dump(mode="json")
+        path = f"results/pretrain/{method}/{setting(base, own)}/seed{seed}"
+        return self.add(path, "pretrain", "train", {**overridden(base, own), "seed": seed}, tokens=self.tokens(method))
+
+    def grown(self, method: str, overrides: Values, seed: int) -> str:
+        """A grown model, or one trained from scratch beside it."""
+        from pipelines.runs.methods import method_card
+
+        growth, pretrain = self.params.growth, self.params.pretrain
+        base: Values = {
+            "method": self.methods.of("growth", method),
+            "model": {**_given(pretrain.model), **_given(growth.model)},
+            "training": {**_given(pretrain.training), **_given(growth.training)},
+        }
+        return self.add(
+            f"results/growth/{method}/{setting(base, overrides)}/seed{seed}",
+            "growth",
+            "train",
+            {**overridden(base, overrides), "seed": seed},
+            tokens=self.tokens(self.params.tokenizer.method),
+            base=self.pretrained({}, seed) if "base" in method_card("growth", method).requires else None,
+        )
+
+    def experts(self, method: str, overrides: Values, seed: int) -> str:
+        """A mixture-of-experts model, from scratch or upcycled from the grown one."""
+        moe, pretrain, growth = self.params.moe, self.params.pretrain, self.params.growth
+        training = {**_given(pretrain.training), **_given(moe.training)}
+        base: Values = {
+            "method": self.methods.of("moe", method),
+            "model": {**_given(pretrain.model), **_given(moe.model)},
+            "experts": _given(moe.experts),
+            "training": training,
+            "micro_batch_size": moe.micro_batch_size,
+            "init": "scratch",
+        }
+        name = setting(base, overrides)
+        dense = None
+        if overrides.get("init") == "upcycle":
+            # An upcycled model has the dense model's shape, and each expert the size of its FFN.
+            base["model"] = {**_given(pretrain.model), **_given(growth.model)}
+            base["experts"] = {**_given(moe.experts), "moe_ffn_hidden_size": base["model"]["ffn_hidden_size"]}
+            base["training"] = {**training, **_given(moe.upcycle.training)}
+            dense = self.grown(moe.upcycle.growth, {}, seed)
+        return self.add(
+            f"results/moe/{method}/{name}/seed{seed}",
+            "moe",
+            "train",
+            {**overridden(base, overrides), "seed": seed},
+            tokens=self.tokens(self.params.tokenizer.method),
+            dense=dense,
+        )
+
+    def finetuned(self, method: str, overrides: Values, seed: int) -> str:
+        """The chain's model, finetuned on the sequence of tasks."""
+        continual = self.params.continual
+        base = {**_defaulted(continual.finetune), "method": self.methods.of("continual", method)}
+        return self.add(
+            f"results/continual/{method}/{setting(base, overrides)}/seed{seed}",
+            "continual",
+            "finetune",
+            {**overridden(base, overrides), "seed": seed},
+            model=self.exported(self.experts(continual.moe, {"init": "upcycle"}, seed)),
+            tasks=self.labelled_tasks(),
+        )
+
+    def labelled_tasks(self) -> str:
+        """The tasks of continual finetuning."""
+        spec = _given(self.params.continual.tasks)
+        return self.add("results/data/tasks", "data", "tasks", spec, folder=self.params.folders.tasks)
+
+    # Models out of a run
+
+    def exported(self, checkpoint: str) -> str:
+        """A checkpoint as a Hugging Face model."""
+        tokenizer = self._tokenizer_of(checkpoint)
+        path = checkpoint.replace("results/", "results/export/", 1)
+        return self.add(path, "megatron", "export", {}, checkpoint=checkpoint, tokenizer=tokenizer)
+
+    def evaluation(self, run: str) -> str:
+        """The harness's scores of a run's model: experts as they are, everything else as a Hugging Face model."""
+        stage = run.split("/")[1]
+        model = run if stage in ("moe", "continual") else self.exported(run)
+        path = run.replace("results/", "results/evaluate/", 1)
+        tokenizer = self._tokenizer_of(run) if stage == "moe" else None
+        spec = _given(self.params.evaluate.run)
+        return self.add(path, "evaluate", "run", spec, model=model, tokenizer=tokenizer, tasks=self.harness_tasks())
+
+    def harness_tasks(self) -> str:
+        """The evaluation tasks."""
+        tasks = self.params.evaluate.tasks
+        embedded = getattr(tasks, "source", None) != "local"
+        corpus = self.corpus("prose", 0) if embedded else None
+        folder = None if embedded else self.params.folders.harness
+        return self.add("results/evaluate/tasks", "evaluate", "tasks", _given(tasks), corpus=corpus, folder=folder)
+
+    def _tokenizer_of(self, run: str) -> str:
+        """The tokenizer whose tokens a run was trained on."""
+        tokens = self[run].inputs["tokens"]
+        return str(self[str(tokens)].inputs["tokenizer"])
+
+
+def _place(paths: list[str], path: str) -> int:
+    if path not in paths:
+        paths.append(path)
+    return paths.index(path)
+
+
+def _given(block: Any) -> Values:
+    values: Values = block.model_dump(mode="json", exclude_unset=True)
+    return values
+
+
+def _defaulted(block: Any) -> Values:
+    """A finetuning block with the spec's own defaults, so that an override equal to one changes no folder."""
+    from pipelines.continual.spec import FinetuneSpec
+
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in FinetuneSpec.model_fields.items()
+        if not field.is_required()
+    }
+    return {**defaults, **_given(block)}
