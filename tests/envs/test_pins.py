@@ -86,7 +86,8 @@ def test_every_package_the_code_imports_is_asked_for_by_name(root, asked):
                     imported.update(alias.name.split(".")[0] for alias in node.names)
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
                     imported.add(str(node.module).split(".")[0])
-    imported -= set(sys.stdlib_module_names) | {"pipelines", "workflow", "benchmarks", "tests", "conftest"}
+    ours = {"pipelines", "workflow", "benchmarks", "tests"} | {path.stem for path in (root / "tests").rglob("*.py")}
+    imported -= set(sys.stdlib_module_names) | ours
     distributions = metadata.packages_distributions()
     unknown = {name for name in imported if name not in distributions}
     assert unknown == set(), "imported and not installed"
