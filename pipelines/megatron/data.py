@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.megatron.indexed import TokenFile, read_tokens
+from pipelines.megatron.kernels import IGNORED
 from pipelines.runs.errors import RetraceError
-
-IGNORED = -100
-"""Label of positions that do not count (the loss skips it)."""
 
 
 @dataclass(frozen=True)

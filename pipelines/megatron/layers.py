@@ -21,6 +21,12 @@ from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from pipelines.megatron.attention_kernel import CausalAttention
+from pipelines.megatron.kernels import RmsNormalize, SwigluFeedForward, compute_dtype
+
+SHORT = 512
+"""Sequences up to this length take our attention kernel on the CPU; longer ones torch's, which keeps no scores."""
+
 
 class RmsNorm(torch.nn.Module):
     """Root-mean-square normalisation, ``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension, in float32."""
@@ -32,7 +38,8 @@ class RmsNorm(torch.nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., h] -> [..., h]."""
-        return functional.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        normed: Tensor = RmsNormalize.apply(hidden, self.weight, self.eps)
+        return normed
 
 
 class Attention(SelfAttention):
@@ -42,13 +49,17 @@ class Attention(SelfAttention):
         """[s, b, h] -> ([s, b, h], no bias)."""
         s, b, _h = hidden_states.shape
         groups, d = self.num_query_groups_per_partition, self.hidden_size_per_attention_head
+        cos, sin = rotary_tables(s, d, self.config.rotary_base, hidden_states.device)
+        if s <= SHORT and hidden_states.device.type == "cpu":
+            qkv, proj = self.linear_qkv.weight, self.linear_proj.weight
+            dtype = compute_dtype(hidden_states)
+            return CausalAttention.apply(hidden_states, qkv, proj, cos, sin, groups, dtype), None
         per_group = self.num_attention_heads_per_partition // groups
         # [s, b, G, queries of the group, its key, its value, d]
         mixed = functional.linear(hidden_states, self.linear_qkv.weight).view(s, b, groups, per_group + 2, d)
         query, key, value = mixed.split([per_group, 1, 1], dim=3)
         query = query.reshape(s, b, groups * per_group, d).permute(1, 2, 0, 3)
         key, value = (each.reshape(s, b, groups, d).permute(1, 2, 0, 3) for each in (key, value))
-        cos, sin = rotary_tables(s, d, self.config.rotary_base, hidden_states.device)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         context = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=per_group > 1)
         context = context.permute(2, 0, 1, 3).reshape(s, b, groups * per_group * d)
@@ -84,11 +95,9 @@ class Experts(SequentialMLP):
 
 def feed_forward(hidden: Tensor, fc1: Tensor, fc2: Tensor, scale: Tensor | None = None) -> Tensor:
     """SwiGLU: ``(silu(x gate^T) * (x up^T)) fc2^T``, activations times ``scale`` [T] if given. [..., h] -> [..., h]."""
-    gate, up = functional.linear(hidden, fc1).chunk(2, dim=-1)
-    active = functional.silu(gate) * up
-    if scale is not None:
-        active = (active * scale.unsqueeze(-1)).to(active.dtype)
-    return functional.linear(active, fc2)
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    out: Tensor = SwigluFeedForward.apply(flat, fc1, fc2, scale, compute_dtype(hidden))
+    return out.view(hidden.shape)
 
 
 def add_residual(training: bool, fused: bool) -> Any:
@@ -104,17 +113,16 @@ _TABLES: dict[tuple[int, int, float, torch.device], tuple[Tensor, Tensor]] = {}
 
 
 def rotary_tables(length: int, d: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [length, d] of RoFormer's angles, halves not interleaved (LLaMA's order). Float32, cached."""
+    """cos and sin [length, d / 2] of RoFormer's angles (LLaMA's order: halves, not pairs). Float32, cached."""
     key = (length, d, float(base), device)
     if key not in _TABLES:
         exponents = torch.arange(0, d, 2, dtype=torch.float32, device=device) / d
         angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), base**-exponents)
-        angles = torch.cat((angles, angles), dim=-1)
         _TABLES[key] = angles.cos(), angles.sin()
     return _TABLES[key]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x [..., s, d] by tables [s, d]: ``x cos + (-x2, x1) sin``, in x's dtype."""
+    """Rotary embedding of x [..., s, d] by tables [s, d / 2]: (x1 cos - x2 sin, x2 cos + x1 sin), in x's dtype."""
     first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)

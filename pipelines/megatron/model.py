@@ -20,6 +20,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from pipelines.megatron.initialisation import initialise
+from pipelines.megatron.kernels import HeadLoss, compute_dtype
 from pipelines.megatron.layers import Attention, Experts, Mlp, RmsNorm, add_residual
 from pipelines.megatron.router import BaseRouter
 
@@ -57,8 +58,8 @@ class Gpt(GPTModel):
         weight = self.output_weight()
         if labels is None:
             return functional.linear(hidden.transpose(0, 1), weight)
-        logits = functional.linear(hidden, weight).float()
-        return functional.cross_entropy(logits.flatten(0, 1), labels.t().flatten(), reduction="sum")
+        loss: Tensor = HeadLoss.apply(hidden.flatten(0, 1), weight, labels.t().flatten(), compute_dtype(hidden))
+        return loss
 
     def output_weight(self) -> Tensor:
         """The head's weight [V, h]: the embedding's where they are tied."""
