@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,19 +44,20 @@ def main() -> None:
     parts = set(arguments.only or PARTS)
     figures: dict[str, Any] = {"machine": machine.describe()}
     os.environ["OMP_NUM_THREADS"] = "1"
-    with tempfile.TemporaryDirectory(prefix="retrace-bench-") as name:
-        folder = Path(name)
-        if parts & {"graph", "startup"}:
-            smoke = graph.copy_checkout(folder / "smoke")
-            figures["graph"] = graph.run_smoke(smoke)
-            if "startup" in parts:
-                figures["startup"] = startup.measure(smoke, folder / "startup")
-        if "mirror" in parts:
-            figures["mirror"] = mirror.measure(folder / "mirror")
-        if "training" in parts:
-            figures["training"] = training_speed()
-        if arguments.full:
-            figures["default"] = graph.run_default(graph.copy_checkout(folder / "default"))
+    # Kept when something fails: the logs of its jobs are in it.
+    folder = Path(tempfile.mkdtemp(prefix="retrace-bench-"))
+    if parts & {"graph", "startup"}:
+        smoke = graph.copy_checkout(folder / "smoke")
+        figures["graph"] = graph.run_smoke(smoke)
+        if "startup" in parts:
+            figures["startup"] = startup.measure(smoke, folder / "startup")
+    if "mirror" in parts:
+        figures["mirror"] = mirror.measure(folder / "mirror")
+    if "training" in parts:
+        figures["training"] = training_speed()
+    if arguments.full:
+        figures["default"] = graph.run_default(graph.copy_checkout(folder / "default"))
+    shutil.rmtree(folder)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     show(figures)
