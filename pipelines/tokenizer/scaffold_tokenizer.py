@@ -146,7 +146,7 @@ class ScaffoldTokenizer(PreTrainedTokenizerFast):
         if return_overflowing_tokens:
             columns["overflow_to_sample_mapping"] = origin
         elif single and return_tensors is None:
-            columns = {name: values[0] for name, values in columns.items()}
+            columns = {name: values if name == "length" else values[0] for name, values in columns.items()}
         return BatchEncoding(columns, tensor_type=return_tensors)
 
     def _windows(self, row: dict[str, list[Any]], max_length: int, stride: int) -> list[dict[str, list[Any]]]:
