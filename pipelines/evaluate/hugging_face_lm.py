@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
+from safetensors import SafetensorError
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from pipelines.evaluate.unscorable import TokenRequest, count_truncated
@@ -47,7 +48,8 @@ def load_hugging_face_lm(
         max_length: tokens of a forward pass; None leaves it to the harness.
 
     Raises:
-        RetraceError: the folder's architecture is not one of transformers' own causal models, or sizes disagree.
+        RetraceError: the architecture is not one of transformers' own causal models, weights are missing or damaged,
+            or the tokenizer has more tokens than the model embeds.
     """
     # It warns of every way to call it but its own.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -56,14 +58,24 @@ def load_hugging_face_lm(
     if execution.device == "cuda" and not torch.cuda.is_available():
         raise RetraceError("--exec device cuda: torch sees no GPU here; use auto, or install a CUDA build of torch")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
-    except (ValueError, OSError) as refused:
+    except (ValueError, OSError, RuntimeError, SafetensorError) as refused:
         reason = str(refused).split("\n", 1)[0]
         raise RetraceError(
             f"{folder}: transformers cannot load it as a causal language model ({reason:.200}); export it again"
         ) from None
+    # transformers would fill these with random numbers.
+    if lacking := sorted(loading["missing_keys"]):
+        raise RetraceError(
+            f"{folder} lacks the weights {', '.join(lacking[:3])} ({len(lacking)} in all): export it again"
+        )
     loaded = load_hf_tokenizer(tokenizer)
     rows = model.get_input_embeddings().num_embeddings
     if len(loaded) > rows:
