@@ -5,7 +5,7 @@ The wording follows lm-evaluation-harness's own task files: LAMBADA, ARC and PIQ
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.runs.errors import RetraceError
@@ -21,12 +21,13 @@ class Format:
         fields: name -> type of what each line must hold.
         config: the harness's keys that turn a line into requests.
         metrics: what the shape can be scored with.
+        num_fewshot: fixed number of solved examples; None leaves it to the run.
     """
 
     fields: dict[str, type]
     config: dict[str, Any]
     metrics: tuple[str, ...]
-    num_fewshot: int | None = field(default=None)
+    num_fewshot: int | None = None
 
 
 FORMATS: dict[str, Format] = {
