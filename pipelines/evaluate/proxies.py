@@ -21,7 +21,7 @@ NUM_CHOICES = 4
 LENGTH_TOLERANCE = 0.25
 SENTENCE_WORDS = range(6, 41)
 
-# A determiner or preposition never follows the word it stands before, so that swapping the two breaks the sentence.
+# A determiner or preposition seldom fits after the word it stands before: a swap of the two breaks most sentences.
 LEADING_WORDS = frozenset(
     ("a", "an", "the", "this", "these", "every", "each", "of", "to", "in", "for", "with", "by", "from", "at", "into")
 )
