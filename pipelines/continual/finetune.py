@@ -41,20 +41,20 @@ def finetune(spec: FinetuneSpec, inputs: dict[str, Path], job: Job) -> dict[str,
         check_fit,
         load_model,
         make_family,
+        open_tokenizer,
         read_architecture,
         save_model,
     )
     from pipelines.continual.sequence import TaskSequence
-    from pipelines.tokenizer.loading import load_hf_tokenizer
 
     torch.set_num_threads(job.execution.threads)
     device = choose_device(job.execution.device)
     architecture = read_architecture(inputs["model"])
-    tokenizer = load_hf_tokenizer(inputs["model"])
+    tokenizer = open_tokenizer(inputs["model"])
     encoded = encode_tasks(tasks, tokenizer, architecture.family, spec.max_length)
     torch.manual_seed(spec.seed)
     model = load_model(inputs["model"], architecture, union_of_labels(tasks), device)
-    check_fit(model, tokenizer, spec.max_length)
+    check_fit(model, encoded, spec.max_length)
     adapted = add_lora(model, spec) if spec.adapter == "lora" else None
 
     sequence = TaskSequence(spec, encoded, model, make_family(architecture, model, tokenizer), job)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from pipelines.continual.output_layers import in_classification_head, output_lay
 from pipelines.continual.prompts import Family as FamilyName
 from pipelines.continual.prompts import padding_token
 from pipelines.runs.errors import RetraceError
+from pipelines.tokenizer.loading import load_hf_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pipelines.continual.families.batch import Family
+    from pipelines.continual.prompts import EncodedTask
     from pipelines.continual.spec import FinetuneSpec
 
 ENDINGS: dict[str, FamilyName] = {
@@ -106,13 +109,29 @@ def load_model(folder: Path, architecture: Architecture, labels: list[str], devi
     return model.to(device)
 
 
-def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    """Refuse a tokenizer with more tokens than the model embeds, and sequences longer than its positions."""
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder: ours where it has scaffolds, any of ``tokenizers``' otherwise; no code is run.
+
+    Raises:
+        RetraceError: tokenizer.json is missing or damaged.
+    """
+    if (folder / "scaffold.json").is_file():
+        return load_hf_tokenizer(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise RetraceError(f"{folder / 'tokenizer.json'}: no such file; export the model with its tokenizer")
+    try:
+        return transformers.PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except Exception as broken:  # tokenizers raises bare Exception
+        raise RetraceError(f"{folder / 'tokenizer.json'}: damaged ({str(broken)[:120]}); export it again") from None
+
+
+def check_fit(model: PreTrainedModel, tasks: list[EncodedTask], max_length: int) -> None:
+    """Refuse token ids that the model does not embed, and sequences longer than its positions."""
     embedded = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > embedded:
-        raise RetraceError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model embeds {embedded}: export them together"
-        )
+    prompts = [prompt for task in tasks for prompt, _ in (*task.train, *task.test)]
+    largest = max(max(ids) for ids in (*prompts, *(option for task in tasks for option in task.options)))
+    if largest >= embedded:
+        raise RetraceError(f"the tokenizer gives id {largest}, the model embeds {embedded}: export them together")
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and "roberta" in model.config.model_type:
         limit -= model.config.pad_token_id + 1
@@ -153,7 +172,10 @@ def add_lora(model: PreTrainedModel, spec: FinetuneSpec) -> Any:
     config = LoraConfig(
         r=spec.lora_rank, lora_alpha=spec.lora_alpha, lora_dropout=spec.lora_dropout, target_modules=wanted
     )
-    adapted = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # peft 0.21 still asks transformers for a name that it has since changed.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        adapted = get_peft_model(model, config)
     for name, parameter in model.named_parameters():
         if in_classification_head(name):
             parameter.requires_grad_(True)

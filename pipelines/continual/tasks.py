@@ -67,8 +67,9 @@ def _load_task(folder: Path, name: str) -> Task:
 
 def _read_examples(path: Path, indices: dict[str, int]) -> tuple[tuple[str, int], ...]:
     examples = []
+    text = _read_text(path)
     # Not splitlines(): JSON may hold the other line separators of Unicode unescaped.
-    for number, line in enumerate(_read_text(path).removesuffix("\n").split("\n"), start=1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         try:
             fields = json.loads(line)
             text, label = fields["text"], fields["label"]
