@@ -12,7 +12,8 @@ from pipelines.runs.errors import RetraceError
 
 SUFFIXES = (".txt", ".jsonl")
 
-# A book is cut into passages of at least this many characters, so that a single file can still be split in two.
+# A book is cut into passages, so that a single file can still be split in two: at the first blank line after this many
+# characters, or at the end of a line after twice as many.
 PASSAGE_CHARACTERS = 10_000
 
 
@@ -71,7 +72,7 @@ def _passages(path: Path) -> Iterator[tuple[int, str]]:
     passage: list[str] = []
     for line in _lines(path):
         line = line.replace("\r\n", "\n")
-        if size >= PASSAGE_CHARACTERS and not line.strip():
+        if size >= (2 * PASSAGE_CHARACTERS if line.strip() else PASSAGE_CHARACTERS):
             yield number, "".join(passage).strip("\n")
             number, size, passage = number + 1, 0, []
         passage.append(line)
@@ -84,7 +85,7 @@ def _json_texts(path: Path, text_field: str) -> Iterator[tuple[int, str]]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
+            fields = json.loads(line.rstrip("\r\n"))
         except json.JSONDecodeError as broken:
             raise RetraceError(f"{path}:{number}: broken JSON ({broken.msg} at column {broken.colno})") from None
         text = fields.get(text_field) if isinstance(fields, dict) else None

@@ -22,6 +22,7 @@ _NUMPY_FIELD = re.compile(r"^\s*[\w*`.,\s\[\]'\"]{1,60}\s:\s|^\s*[\w*.`]+( or \w
 _GOOGLE_FIELD = re.compile(r"^\s*[*`\w.]+\s*\((?:[^()]|\([^()]*\))*\)\s*:?\s*(?:--|:|-)?\s*(.*)$")
 _MARKDOWN_FIELD = re.compile(r"^\s*[-*]?\s*(?:\*\*|`)+[\w.\[\]]+(?:\*\*|`)+\s*(?:\([^)]*\))?\s*(?:--|:|-)\s+(.*)$")
 _SECTION = re.compile(r"^\s*[A-Z][\w ]{2,24}:{1,2}\s*$|^\s*#{1,6}\s")
+_NAMED_FIELD = re.compile(r"^\s+\*{0,2}[a-z_]\w*:\s+(\S.*)$")
 _BULLET = re.compile(r"^\s*(?:[-*+•]|\(?\w{1,2}[.)])\s+(\S.*)$")
 _PROMPT = re.compile(r"^\s*(>>>|In \[\d+\]:|\$ |% )")
 
@@ -117,10 +118,9 @@ def _blocks(text: str) -> list[list[str]]:
         if _TABLE.search(line) or _SECTION.match(line):
             blocks.append([])
             continue
-        content, starts = _field_text(line, first=not blocks[-1])
-        if not starts and blocks[-1] and _indent(line) != indent and not (hanging and _indent(line) > indent):
-            starts = True
-        if starts:
+        shifted = _indent(line) != indent and not (hanging and _indent(line) > indent)
+        content, starts = _field_text(line, first=shifted or not blocks[-1])
+        if starts or (shifted and blocks[-1]):
             blocks.append([])
             hanging = content != stripped
         elif not blocks[-1]:
@@ -145,7 +145,7 @@ def _field_text(line: str, first: bool) -> tuple[str, bool]:
         inner = _MARKDOWN_FIELD.match(match[1])
         return (inner[1] if inner else match[1]), True
     if first or line.startswith(" "):
-        if match := _GOOGLE_FIELD.match(line):
+        if match := _GOOGLE_FIELD.match(line) or _NAMED_FIELD.match(line):
             return match[1], True
         if _NUMPY_FIELD.match(line):
             return "", True
