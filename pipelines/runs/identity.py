@@ -85,7 +85,8 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
 @cache
 def _version(name: str) -> str:
     try:
-        return metadata.version(name)
+        # Without the local part: torch 2.13.0+cpu and 2.13.0+cu130 are one version on different machines.
+        return metadata.version(name).partition("+")[0]
     except metadata.PackageNotFoundError:
         raise RetraceError(f"package {name} is not installed: run `make setup`") from None
 
@@ -103,7 +104,7 @@ def _code_digest(stage: str, implementation: str, method: str | None) -> str:
     roots = [implementation.partition(":")[0]]
     if method is not None and (ROOT / "pipelines" / stage / "methods" / f"{method}.py").is_file():
         roots.append(f"pipelines.{stage}.methods.{method}")
-    return digest({name: _module_digest(name) for name in sorted(import_closure(tuple(roots)))})
+    return digest({name: _read_module(name)[0] for name in sorted(import_closure(tuple(roots)))})
 
 
 @cache
@@ -116,7 +117,7 @@ def import_closure(roots: tuple[str, ...]) -> frozenset[str]:
         if name in seen or _module_path(name) is None:
             continue
         seen.add(name)
-        waiting.extend(_module_imports(name))
+        waiting.extend(_read_module(name)[1])
     return frozenset(seen)
 
 
@@ -129,31 +130,51 @@ def _module_path(name: str) -> Path | None:
 
 
 @cache
-def _tree(name: str) -> ast.Module:
+def _read_module(name: str) -> tuple[str, frozenset[str]]:
+    """Digest of a module's meaning, and the modules of pipelines/ it imports."""
     path = _module_path(name)
     assert path is not None, name
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    _DropInert().visit(tree)
-    return tree
-
-
-@cache
-def _module_digest(name: str) -> str:
-    return hashlib.sha256(ast.dump(_tree(name)).encode()).hexdigest()
-
-
-@cache
-def _module_imports(name: str) -> frozenset[str]:
+    imports: list[ast.Import | ast.ImportFrom] = []
+    text = _meaning(ast.parse(path.read_text(encoding="utf-8"), str(path)), imports)
     found: set[str] = set()
-    for node in ast.walk(_tree(name)):
+    for node in imports:
+        names = [alias.name for alias in node.names]
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+            found.update(names)
+        else:
             # `from package import module` names a module only if such a file exists.
             module = _imported_module(name, node)
-            found.add(module)
-            found.update(f"{module}.{alias.name}" for alias in node.names)
-    return frozenset(each for each in found if each.split(".")[0] == "pipelines" and _module_path(each))
+            found.update([module, *(f"{module}.{each}" for each in names)])
+    ours = frozenset(each for each in found if each.split(".")[0] == "pipelines" and _module_path(each))
+    return hashlib.sha256(text.encode()).hexdigest(), ours
+
+
+def _meaning(value: Any, imports: list[ast.Import | ast.ImportFrom]) -> str:
+    """A syntax tree as text, without docstrings, bare strings, positions and what only type checkers import.
+
+    One pass by hand: planning reads every module here, and ast.dump after a visitor took twice as long.
+    """
+    if isinstance(value, ast.AST):
+        if isinstance(value, ast.Import | ast.ImportFrom):
+            imports.append(value)
+        # A context (load or store) follows from where the node stands.
+        parts = [_meaning(getattr(value, each, None), imports) for each in value._fields if each != "ctx"]
+        return f"{type(value).__name__}({','.join(parts)})"
+    if isinstance(value, list):
+        return f"[{','.join(_meaning(each, imports) for item in value for each in _live(item))}]"
+    return repr(value)
+
+
+def _live(node: Any) -> list[Any]:
+    """What is left of one entry of a body: nothing of a bare string, the `else` of an `if TYPE_CHECKING`."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        return []
+    if isinstance(node, ast.If):
+        test = node.test
+        named = test.id if isinstance(test, ast.Name) else test.attr if isinstance(test, ast.Attribute) else None
+        if named == "TYPE_CHECKING":
+            return node.orelse
+    return [node]
 
 
 def _imported_module(name: str, node: ast.ImportFrom) -> str:
@@ -165,20 +186,6 @@ def _imported_module(name: str, node: ast.ImportFrom) -> str:
     up = node.level - (path.name == "__init__.py")
     package = name.split(".")[: -up or None]
     return ".".join([*package, node.module] if node.module else package)
-
-
-class _DropInert(ast.NodeTransformer):
-    """Remove what cannot change a result: docstrings, bare strings and imports for type checkers only."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            return None
-        return self.generic_visit(node)
-
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            return node.orelse
-        return self.generic_visit(node)
 
 
 def _file_digest(path: Path) -> str:

@@ -95,6 +95,7 @@ def test_the_closure_follows_every_form_of_import_and_no_type_checking_one(tree)
     (growth / "typed.py").write_text(
         "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    import pipelines.growth.training\nelse:\n    import pipelines.growth.spec\n"
+        "import typing\nif typing.TYPE_CHECKING:\n    import pipelines.growth.verbs\n"
         "def late():\n    import pipelines.growth.deep as d, os\n"
     )
     found = load_identity(tree).import_closure(("pipelines.growth.typed",))
@@ -127,6 +128,7 @@ def test_a_key_depends_on_each_of_its_parts_and_on_no_order(tree):
 def test_versions_count_and_a_missing_package_is_named(tree):
     identity = load_identity(tree)
     assert list(identity.versions(("pydantic", "numpy"))) == ["numpy", "pydantic"]
+    assert "+" not in identity.versions(("torch",))["torch"], "a build for another device is the same version"
     with_numpy = Verb(help="", implementation=GROW.implementation, spec=Spec, packages=("numpy",))
     assert identity.job_key("growth", "train", with_numpy, {}, {}) != identity.job_key("growth", "train", GROW, {}, {})
     with pytest.raises(RetraceError, match="no-such-package is not installed"):
