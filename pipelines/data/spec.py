@@ -136,6 +136,7 @@ def _version(package: str) -> str:
     if package == STANDARD_LIBRARY:
         return platform.python_version()
     try:
-        return metadata.version(package)
+        # Builds of one version (torch 2.13.0+cpu, +cu130) differ in binaries, not in docstrings.
+        return metadata.version(package).partition("+")[0]
     except metadata.PackageNotFoundError:
         raise ValueError(f"package {package} is not installed: run `make setup`, or leave it out of packages") from None
