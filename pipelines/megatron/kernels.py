@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from pipelines.megatron.products import product, weight_gradient
+
 IGNORED = -100
 """Label of positions that do not count."""
 CHUNK_ELEMENTS = 2**20
@@ -57,13 +59,13 @@ class SwigluFeedForward(Function):
         ctx.types = x.dtype, fc1.dtype
         with torch.autocast(x.device.type, enabled=False):
             x, fc1, fc2 = x.to(dtype), fc1.to(dtype), fc2.to(dtype)
-            mixed = x @ fc1.t()
+            mixed = product(x, fc1.t())
             gate, up = mixed.chunk(2, dim=-1)
             gated = torch.nn.functional.silu(gate)
             active = gated * up
             scaled = active if scale is None else active * scale.to(dtype).unsqueeze(-1)
             ctx.save_for_backward(x, fc1, fc2, scale, mixed, gated, active, scaled)
-            return scaled @ fc2.t()
+            return product(scaled, fc2.t())
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -71,8 +73,8 @@ class SwigluFeedForward(Function):
         x, fc1, fc2, scale, mixed, gated, active, scaled = ctx.saved_tensors
         x_type, weight_type = ctx.types
         grad = grad.to(x.dtype)
-        d_fc2 = grad.t() @ scaled
-        d_active = grad @ fc2
+        d_fc2 = weight_gradient(grad, scaled)
+        d_active = product(grad, fc2)
         d_scale = None
         if scale is not None:
             d_scale = (d_active * active).sum(-1).to(scale.dtype)
@@ -82,8 +84,8 @@ class SwigluFeedForward(Function):
         d_gate, d_up = d_mixed.chunk(2, dim=-1)
         torch.mul(d_active, gated, out=d_up)
         torch.ops.aten.silu_backward.grad_input(d_active.mul_(up), gate, grad_input=d_gate)
-        d_fc1 = d_mixed.t() @ x
-        return (d_mixed @ fc1).to(x_type), d_fc1.to(weight_type), d_fc2.to(weight_type), d_scale, None
+        d_fc1 = weight_gradient(d_mixed, x)
+        return product(d_mixed, fc1).to(x_type), d_fc1.to(weight_type), d_fc2.to(weight_type), d_scale, None
 
 
 class HeadLoss(Function):
@@ -107,7 +109,7 @@ class HeadLoss(Function):
                 part, target = cast[at : at + rows], labels[at : at + rows, None]
                 counted = target != IGNORED
                 target = target.clamp(min=0)
-                scores = (part @ matrix.t()).to(exact)
+                scores = product(part, matrix.t()).to(exact)
                 margin = scores.amax(-1, keepdim=True) - scores.gather(1, target)
                 probability = torch.softmax(scores, dim=-1)
                 # The largest probability is 1 / sum(exp(score - max)), so its logarithm never underflows.
@@ -117,11 +119,8 @@ class HeadLoss(Function):
                     continue
                 grad = probability.scatter_add_(1, target, -torch.ones_like(target, dtype=exact))
                 grad = (grad if counted.all() else grad.mul_(counted)).to(dtype)
-                torch.mm(grad, matrix, out=d_hidden[at : at + rows])
-                if dtype == weight.dtype:
-                    torch.addmm(d_weight, grad.t(), part, out=d_weight)
-                else:
-                    d_weight += grad.t() @ part
+                d_hidden[at : at + rows] = product(grad, matrix)
+                d_weight += weight_gradient(grad, part)
         ctx.save_for_backward(d_hidden, d_weight)
         ctx.dtype = hidden.dtype
         return total
