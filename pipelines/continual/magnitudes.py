@@ -55,7 +55,7 @@ class RowSource:
 
 
 class MagnitudeRecorder:
-    """Hooks on every maskable layer of a model; records in training mode only.
+    """Hooks on every maskable layer of a model; records the forward passes between ``start`` and ``stop``.
 
     Args:
         model: with its LoRA layers, if any; then only adapters are maskable.
