@@ -131,7 +131,6 @@ def test_the_folder_is_asked_for_and_refused_where_it_means_nothing(run_verb, tm
         run_verb("build", {}, tmp_path / "out", folder=folder)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 class TestHub:
     """``datasets``, streamed, on a folder in the Hub's layout."""
 

@@ -32,7 +32,6 @@ def test_nothing_written_is_an_empty_file_read_back(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("vocab_size", [2048, 70_000])
 def test_files_equal_megatrons_builder_byte_for_byte_and_its_reader_reads_ours(tmp_path, vocab_size):
     import torch
@@ -52,7 +51,6 @@ def test_files_equal_megatrons_builder_byte_for_byte_and_its_reader_reads_ours(t
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 def test_documents_of_several_sequences_from_megatron_are_read_whole(tmp_path):
     import torch
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
