@@ -147,8 +147,11 @@ class PaperPlan(Plan):
 
     def corpus(self, domain: str, seed: int) -> str:
         """A corpus of one domain."""
-        spec = {**_given(self.params.data), "domain": domain, "seed": seed}
-        return self.add(f"results/data/{domain}/seed{seed}", "data", "build", spec, folder=self.params.folders.corpus)
+        spec = {**_given(self.params.data), "seed": seed}
+        if spec.get("source", "embedded") == "embedded":
+            spec["domain"] = domain
+        folder = self._folder("corpus", "data", spec)
+        return self.add(f"results/data/{domain}/seed{seed}", "data", "build", spec, folder=folder)
 
     def tokenizer(self, method: str, overrides: Values, seed: int) -> str:
         """A tokenizer trained on the corpus of a seed."""
@@ -241,7 +244,8 @@ class PaperPlan(Plan):
     def labelled_tasks(self) -> str:
         """The tasks of continual finetuning."""
         spec = _given(self.params.continual.tasks)
-        return self.add("results/data/tasks", "data", "tasks", spec, folder=self.params.folders.tasks)
+        folder = self._folder("tasks", "continual.tasks", spec)
+        return self.add("results/data/tasks", "data", "tasks", spec, folder=folder)
 
     # Models out of a run
 
@@ -262,11 +266,23 @@ class PaperPlan(Plan):
 
     def harness_tasks(self) -> str:
         """The evaluation tasks."""
-        tasks = self.params.evaluate.tasks
-        embedded = getattr(tasks, "source", None) != "local"
-        corpus = self.corpus("prose", 0) if embedded else None
-        folder = None if embedded else self.params.folders.harness
-        return self.add("results/evaluate/tasks", "evaluate", "tasks", _given(tasks), corpus=corpus, folder=folder)
+        spec = _given(self.params.evaluate.tasks)
+        folder = self._folder("harness", "evaluate.tasks", spec)
+        corpus = None if folder else self.corpus("prose", 0)
+        return self.add("results/evaluate/tasks", "evaluate", "tasks", spec, corpus=corpus, folder=folder)
+
+    def _folder(self, name: str, block: str, spec: Values) -> str | None:
+        """The local folder that a block with ``source: local`` reads.
+
+        Raises:
+            RetraceError: no folder is given.
+        """
+        if spec.get("source") != "local":
+            return None
+        folder: str | None = getattr(self.params.folders, name)
+        if folder is None:
+            raise RetraceError(f"params.yaml: {block}.source is local, so folders.{name} must name its folder")
+        return folder
 
     def _tokenizer_of(self, run: str) -> str:
         """The tokenizer whose tokens a run was trained on."""

@@ -29,7 +29,7 @@ _LATEX = {
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:1.5em;color:#222}table{border-collapse:collapse;margin:1em 0}"
     "th,td{padding:.3em .8em;border-bottom:1px solid #ddd;vertical-align:top}th{border-bottom:2px solid #444}"
-    ".number{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}.text{text-align:left}"
+    ".number{text-align:right;font-variant-numeric:tabular-nums}td.number{white-space:nowrap}.text{text-align:left}"
     "p,li{max-width:60em}"
 )
 

@@ -133,8 +133,29 @@ def test_a_changed_hyperparameter_reruns_its_method_and_the_tables_above_it(
     assert not {"corpus", "tokenizer", "pretrain", "growth", "continual", "evaluate"} & set(counts)
 
 
+def test_a_cold_run_elsewhere_gives_byte_identical_tables_and_claims(
+    results: Path, make_checkout: Callable[[Path], Path], snakemake: Snakemake, tmp_path: Path
+) -> None:
+    folder = make_checkout(tmp_path / "another")
+    done = snakemake(folder, "paper_tables")
+    assert done.returncode == 0, done.stderr[-4000:]
+    first = {path.relative_to(results): path.read_bytes() for path in _published(results)}
+    second = {path.relative_to(folder / "results"): path.read_bytes() for path in _published(folder / "results")}
+    assert sorted(first) == sorted(second)
+    assert [path for path in first if first[path] != second[path]] == []
+
+
 def test_nothing_half_written_is_left(results: Path) -> None:
     assert not list(results.rglob("*.partial"))
+
+
+def _published(results: Path) -> list[Path]:
+    return [path for part in ("tables", "claims.*") for path in _files(results, part)]
+
+
+def _files(results: Path, part: str) -> list[Path]:
+    found = [path for top in results.glob(part) for path in ([top] if top.is_file() else top.rglob("*"))]
+    return [path for path in found if path.is_file() and not path.name.startswith(".")]
 
 
 def _merged(base: dict, overlay: dict) -> dict:
