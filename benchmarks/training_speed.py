@@ -3,7 +3,7 @@
 Same shape, dtype, data and threads; pairs alternate, so that what else the machine does hits both alike; medians over
 rounds. Seconds are CPU seconds of the process (one thread: wall seconds of a quiet machine). Prints one JSON line.
 
-    OMP_NUM_THREADS=1 python benchmarks/training_speed.py [--rounds 5] [--steps 6] [--wall]
+    OMP_NUM_THREADS=1 python benchmarks/training_speed.py [--rounds 30] [--steps 1] [--wall]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from pipelines.megatron import backend
 from pipelines.megatron.flops import training_flops_per_token
 from pipelines.megatron.model import build_model
+from pipelines.megatron.products import product
 from pipelines.megatron.spec import ExpertSpec, ModelSpec, TrainingSpec
 from pipelines.megatron.stepping import start, take_step
 from pipelines.runs.verb import Execution
@@ -81,7 +82,7 @@ def peak(precision: str, size: int = 1024) -> Callable[[], None]:
     left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
 
     def multiply() -> None:
-        torch.mm(left, right)
+        product(left, right)
 
     return multiply
 
@@ -124,8 +125,8 @@ def measure(precision: str, rounds: int, steps: int, clock: Callable[[], float])
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--wall", action="store_true", help="wall seconds in place of CPU seconds")
     arguments = parser.parse_args()
     backend.initialize(Execution(processes=1))
