@@ -153,11 +153,11 @@ def run_job(
     partial = out.with_name(f".{out.name}.partial")
     job = Job(partial, key, execution)
     signal.signal(signal.SIGTERM, _terminate)
-    if job.is_main:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
     started = time.time()
     try:
+        if job.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
         final = declared.load()(spec, inputs, job)
         if not job.is_main:
             return
@@ -187,6 +187,8 @@ def run_job(
         # Checkpoints of an unfinished job are of no use to a finished one.
         shutil.rmtree(job.work, ignore_errors=True)
     except BaseException:
+        # torchrun and schedulers repeat the signal; the second must not cut the cleaning short.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         job.close()
         if job.is_main:
             shutil.rmtree(partial, ignore_errors=True)
