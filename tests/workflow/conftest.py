@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,32 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-PARTS = ("Snakefile", "params.yaml", "params", "papers", "pipelines", "workflow", "envs", "dvc.yaml", "pyproject.toml")
-# snakemake --lint and dvc need none of these, and a copy of .venv would cost gigabytes.
-SKIPPED = shutil.ignore_patterns("__pycache__", ".snakemake")
-
-
-@pytest.fixture(scope="session")
-def make_checkout(root: Path) -> Callable[[Path], Path]:
-    """``make_checkout(folder)`` copies what the graph needs and nothing that was computed."""
-
-    def make(folder: Path) -> Path:
-        for part in PARTS:
-            source = root / part
-            if source.is_dir():
-                shutil.copytree(source, folder / part, ignore=SKIPPED)
-            elif source.is_file():
-                folder.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, folder / part)
-        return folder
-
-    return make
+from benchmarks.graph import copy_checkout
 
 
 @pytest.fixture
-def checkout(make_checkout: Callable[[Path], Path], tmp_path: Path) -> Path:
-    """A checkout of one test."""
-    return make_checkout(tmp_path / "checkout")
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the checkout for one test."""
+    return copy_checkout(tmp_path / "checkout")
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,16 @@ def test_a_world_size_the_machine_cannot_start_is_refused_before_any_job(checkou
     assert not (checkout / "results").exists()
 
 
+def test_an_empty_corpus_folder_stops_the_graph_before_any_training(
+    checkout: Path, snakemake: Snakemake, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    overlay = {"data": {"source": "local"}, "folders": {"corpus": str(tmp_path / "empty")}}
+    _refused(snakemake(checkout, "paper_tables", overlay=overlay), ["--folder", "empty", ".txt or .jsonl"])
+    assert not list((checkout / "results").glob("data/prose/*"))
+    assert not (checkout / "results" / "pretrain").exists()
+
+
 def _refused(done: subprocess.CompletedProcess[str], words: list[str]) -> None:
     said = done.stdout + done.stderr
     assert done.returncode != 0, said

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.graph import copy_checkout
 from pipelines.runs.methods import list_methods
 from workflow.papers import PaperPlan, plan_papers
 from workflow.schemas.paper import load_papers
@@ -24,11 +25,9 @@ VERDICTS = {"reproduced", "trend", "contradicted", "inconclusive", "not run at t
 
 
 @pytest.fixture(scope="module")
-def smoke(
-    make_checkout: Callable[[Path], Path], snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, str]:
+def smoke(snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A checkout in which the main job has run, and what the run said."""
-    folder = make_checkout(tmp_path_factory.mktemp("smoke") / "checkout")
+    folder = copy_checkout(tmp_path_factory.mktemp("smoke") / "checkout")
     done = snakemake(folder, "paper_tables")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
     return folder, done.stdout + done.stderr
@@ -59,7 +58,7 @@ def test_every_claim_has_a_verdict_and_one_seed_concludes_nothing(smoke: tuple[P
     claims = [claim.id for paper in load_papers(smoke[0] / "papers").values() for claim in paper.claims]
     with (results / "claims.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert sorted(row["claim"] for row in rows) == sorted(claims)
+    assert sorted(row["id"] for row in rows) == sorted(claims)
     assert {row["verdict"] for row in rows} <= VERDICTS - {"reproduced", "contradicted"}
     assert (results / "claims.md").stat().st_size > 0
 
@@ -134,9 +133,9 @@ def test_a_changed_hyperparameter_reruns_its_method_and_the_tables_above_it(
 
 
 def test_a_cold_run_elsewhere_gives_byte_identical_tables_and_claims(
-    results: Path, make_checkout: Callable[[Path], Path], snakemake: Snakemake, tmp_path: Path
+    results: Path, snakemake: Snakemake, tmp_path: Path
 ) -> None:
-    folder = make_checkout(tmp_path / "another")
+    folder = copy_checkout(tmp_path / "another")
     done = snakemake(folder, "paper_tables")
     assert done.returncode == 0, done.stderr[-4000:]
     first = {path.relative_to(results): path.read_bytes() for path in _published(results)}
