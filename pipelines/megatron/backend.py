@@ -8,6 +8,7 @@ CPU stand-ins; with CUDA present it changes nothing at all. Importing this modul
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import types
@@ -134,12 +135,18 @@ def _without_compile() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide megatron's notes that optional GPU packages are missing."""
+    """Hide megatron's notes that optional GPU packages are missing; look for no garbage while it loads."""
+    collecting = gc.isenabled()
+    gc.disable()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        yield
+        try:
+            yield
+        finally:
+            if collecting:
+                gc.enable()
 
 
 def device() -> torch.device:

@@ -24,6 +24,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from pipelines.megatron.attention_kernel import CausalAttention
 from pipelines.megatron.kernels import RmsNormalize, SwigluFeedForward, compute_dtype
 
+ROUND = 64
+"""Tokens of an expert are filled up to a multiple of this on the CPU."""
+
 SHORT = 512
 """Sequences up to this length take our attention kernel on the CPU; longer ones torch's, which keeps no scores."""
 
@@ -87,10 +90,23 @@ class Experts(SequentialMLP):
         counts = tokens_per_expert.tolist()
         pieces = zip(self.local_experts, hidden.split(counts), probs.split(counts), strict=True)
         outputs = [
-            feed_forward(tokens, expert.linear_fc1.weight, expert.linear_fc2.weight, scale)
+            _in_round_numbers(tokens, scale, expert.linear_fc1.weight, expert.linear_fc2.weight)
             for expert, tokens, scale in pieces
         ]
         return torch.cat(outputs), None
+
+
+def _in_round_numbers(tokens: Tensor, scale: Tensor, fc1: Tensor, fc2: Tensor) -> Tensor:
+    """``feed_forward`` with rows of zeros up to a multiple of ``ROUND``.
+
+    oneDNN compiles a product for every new shape, and routers send a new number of tokens each time.
+    """
+    count = len(tokens)
+    missing = -count % ROUND if count >= 2 * ROUND and tokens.device.type == "cpu" else 0
+    if not missing:
+        return feed_forward(tokens, fc1, fc2, scale)
+    tokens, scale = functional.pad(tokens, (0, 0, 0, missing)), functional.pad(scale, (0, missing))
+    return feed_forward(tokens, fc1, fc2, scale)[:count]
 
 
 def feed_forward(hidden: Tensor, fc1: Tensor, fc2: Tensor, scale: Tensor | None = None) -> Tensor:

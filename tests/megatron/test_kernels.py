@@ -161,3 +161,17 @@ def test_large_float32_products_take_the_faster_library(monkeypatch):
     assert not products._onednn(x.double(), torch.ones(128, 64).double())
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not products._onednn(x, torch.ones(128, 64))
+
+
+@pytest.mark.parametrize("count", [0, 100, 128, 200])
+def test_filling_an_experts_tokens_up_changes_neither_output_nor_gradients(count):
+    results = []
+    for operation in (layers._in_round_numbers, lambda x, s, a, b: layers.feed_forward(x, a, b, s)):
+        leaves = random(count, 8), random(count), random(12, 8), random(8, 6)
+        leaves = [each.detach().clone().requires_grad_() for each in leaves]
+        out = operation(*leaves)
+        out.square().sum().backward()
+        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    assert len(results[0][0]) == count
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
