@@ -22,7 +22,7 @@ from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import ROOT, RUN_RECORD, code_digest, input_key, job_key, method_name, versions
 from pipelines.runs.methods import resolve_method
 from pipelines.runs.progress import Progress
-from pipelines.runs.ranks import in_slurm_step, join_slurm, process_started, run_ranks
+from pipelines.runs.ranks import end_with_launcher, in_slurm_step, join_slurm, process_started, run_ranks
 from pipelines.runs.verb import Execution, Spec, Verb, parse_spec
 
 METRICS = "metrics.jsonl"
@@ -153,6 +153,7 @@ def run_job(
     partial = out.with_name(f".{out.name}.partial")
     job = Job(partial, key, execution)
     signal.signal(signal.SIGTERM, _terminate)
+    end_with_launcher()
     started = time.time()
     try:
         if job.is_main:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -51,6 +53,13 @@ def process_started() -> float:
         return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError):
         return time.time() - time.process_time()
+
+
+def end_with_launcher() -> None:
+    """Have Linux end this rank when torchrun dies, however it dies; an orphaned rank would hold its cores for hours."""
+    if "RETRACE_STARTED" in os.environ and sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def run_ranks(execution: Execution) -> NoReturn:

@@ -81,7 +81,7 @@ def train(spec, inputs, job):
     if spec.fault == "bug":
         raise ValueError("a bug")
     if spec.fault == "wait":
-        (job.out.parent / "waiting").touch()
+        (job.out.parent / f"waiting{job.rank}").write_text(str(os.getpid()))
         time.sleep(60)
     job.record(tokens=10)
     return {"final_loss": formula.loss(spec.steps) * method.growth_factor, "world_size": job.world_size}

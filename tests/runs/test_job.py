@@ -146,11 +146,11 @@ def test_a_job_stopped_by_sigterm_leaves_nothing_but_its_checkpoints(tree, tmp_p
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 60
-    while not (out.parent / "waiting").exists() and time.monotonic() < deadline:
+    while not (out.parent / "waiting0").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=30) == 128 + signal.SIGTERM
-    assert left_in(out.parent) == ["waiting"]
+    assert left_in(out.parent) == ["waiting0"]
     assert len(left_in(tmp_path / "work")) == 1
 
 

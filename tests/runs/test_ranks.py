@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,13 @@ def test_a_fault_on_every_rank_is_said_once_and_keeps_its_exit_status(tree, run_
     assert list((tmp_path / "results").iterdir()) == []
 
 
-def test_sigterm_reaches_every_rank(tree, tmp_path):
-    out = tmp_path / "results" / "out"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_job_ends_every_rank_and_leaves_nothing(tree, tmp_path, number):
+    """Also one that torchrun cannot pass on."""
+    results = tmp_path / "results"
+    # The second rank may come before the first one has made it.
+    results.mkdir()
+    out = results / "out"
     options = ["--spec", json.dumps({**SCRATCH, "fault": "wait"}), "--exec", json.dumps(TWO), "--out", str(out)]
     job = subprocess.Popen(
         [sys.executable, "-m", "pipelines", "growth", "train", *options],
@@ -57,12 +63,21 @@ def test_sigterm_reaches_every_rank(tree, tmp_path):
         env={**os.environ, "RETRACE_WORK": str(tmp_path / "work"), "PYTHONPATH": str(tree)},
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
-    while not (out.parent / "waiting").exists() and time.monotonic() < deadline:
+    waiting = [results / "waiting0", results / "waiting1"]
+    wait_until(lambda: all(each.exists() and each.read_text() for each in waiting))
+    # Before its ranks are all registered, torchrun may lose a signal.
+    time.sleep(1)
+    job.send_signal(number)
+    assert job.wait(timeout=60) == (128 + number if number == signal.SIGTERM else -number)
+    wait_until(lambda: not any(Path("/proc", each.read_text()).exists() for each in waiting))
+    assert sorted(results.iterdir()) == waiting
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=60) == 128 + signal.SIGTERM
-    assert [each.name for each in out.parent.iterdir()] == ["waiting"]
 
 
 @pytest.fixture
