@@ -188,10 +188,10 @@ def run_job(
         # Checkpoints of an unfinished job are of no use to a finished one.
         shutil.rmtree(job.work, ignore_errors=True)
     except BaseException:
-        # torchrun and schedulers repeat the signal; the second must not cut the cleaning short.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         job.close()
         if job.is_main:
+            # torchrun and schedulers repeat the signal; the second must not cut the cleaning short.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             shutil.rmtree(partial, ignore_errors=True)
         raise
 
