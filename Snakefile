@@ -1,5 +1,7 @@
 """Retrace: `snakemake --cores all paper_tables` makes every table that papers/ describes."""
 
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -30,5 +32,5 @@ rule all:
 
 
 onsuccess:
-    if os.path.exists("results/claims.csv"):
+    if Path("results/claims.csv").exists():
         shell("python -m pipelines tables summary")

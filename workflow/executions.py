@@ -1,7 +1,8 @@
-"""Executions that cannot work are refused when the graph is planned, not after an hour of upstream training."""
+"""How jobs run: their environment, and a check that executions which cannot work are refused before any job runs."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from pipelines.runs.errors import RetraceError
@@ -11,6 +12,22 @@ from workflow.plan import Plan
 
 # Resource of a rule -> key of --exec, as the rules' commands translate them.
 RESOURCES = {"ranks": "processes", "expert_parallel": "expert_model_parallel_size"}
+
+# Nothing here reports home.
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_DISABLE_TELEMETRY": "1", "DVC_NO_ANALYTICS": "1"}
+
+
+def prepare_environment(root: str, source: str) -> None:
+    """Set what every job inherits: where pipelines/ is, no telemetry, and no network unless the data is there.
+
+    Args:
+        root: the folder that holds pipelines/.
+        source: ``data.source``; only ``hub`` may reach the network, elsewhere a missing file is an error at once.
+    """
+    os.environ["PYTHONPATH"] = root
+    os.environ.update(QUIET)
+    if source != "hub":
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def check_executions(plan: Plan, rules: dict[str, Any], overwritten: dict[str, Any]) -> None:

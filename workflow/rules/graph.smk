@@ -1,20 +1,20 @@
 # What the rules share: the validated parameters, the plan, and lookups into it by output path.
-import os
 import sys
 
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
-# Jobs find pipelines/ from any working directory.
-os.environ["PYTHONPATH"] = workflow.basedir
 
 from pipelines.runs.errors import RetraceError
+from workflow.executions import prepare_environment
 from workflow.papers import plan_papers
 
 try:
     PLAN = plan_papers(config, workflow.basedir)
 except RetraceError as error:
     raise WorkflowError(str(error)) from None
+
+prepare_environment(workflow.basedir, PLAN.params.data.source)
 
 RUN = "{method}/{setting}/seed{seed}"
 
