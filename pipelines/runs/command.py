@@ -104,9 +104,12 @@ def verb_command(stage: str, name: str, declared: Verb) -> VerbCommand:
 
     def run(spec: str, execution: str, out: Path, overwrite: bool, **paths: Any) -> None:
         from pipelines.runs.job import run_job
+        from pipelines.runs.ranks import leave
 
         inputs = {key.removeprefix("input_"): list(p) if isinstance(p, tuple) else p for key, p in paths.items()}
         run_job(stage, name, declared, spec, execution, inputs, out, overwrite=overwrite)
+        if "RANK" in os.environ:
+            leave()
 
     command = VerbCommand(name=name, params=parameters, callback=run, help=declared.help)
     command.declared, command.stage = declared, stage

@@ -81,10 +81,21 @@ def run_ranks(execution: Execution) -> NoReturn:
         torchrun([*ranks, *rendezvous, "-m", "pipelines", *sys.argv[1:]])
     except ChildFailedError as failed:
         code = failed.get_first_failure()[1].exitcode
-        sys.exit(code if code > 0 else 128 - code)
+        leave(code if code > 0 else 128 - code)
     except SignalException as stopped:
-        sys.exit(128 + stopped.sigval)
-    sys.exit(0)
+        leave(128 + stopped.sigval)
+    leave(0)
+
+
+def leave(code: int = 0) -> NoReturn:
+    """End this process now, its work being done.
+
+    Threads of gloo and of torchrun's store live until the interpreter is torn down, and now and then they abort it
+    ("terminate called without an active exception"): a finished job would count as failed.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def join_slurm(execution: Execution) -> None:
