@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -77,14 +78,17 @@ def run_ranks(execution: Execution) -> NoReturn:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     ranks = ["--nproc-per-node", str(execution.processes)]
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
-    try:
-        torchrun([*ranks, *rendezvous, "-m", "pipelines", *sys.argv[1:]])
-    except ChildFailedError as failed:
-        code = failed.get_first_failure()[1].exitcode
-        leave(code if code > 0 else 128 - code)
-    except SignalException as stopped:
-        leave(128 + stopped.sigval)
-    leave(0)
+    code = 0
+    # torchrun leaves an empty folder of logs behind unless it is given one.
+    with tempfile.TemporaryDirectory(prefix="retrace-ranks-") as logs:
+        try:
+            torchrun([*ranks, *rendezvous, "--log-dir", logs, "-m", "pipelines", *sys.argv[1:]])
+        except ChildFailedError as failed:
+            exitcode = failed.get_first_failure()[1].exitcode
+            code = exitcode if exitcode > 0 else 128 - exitcode
+        except SignalException as stopped:
+            code = 128 + stopped.sigval
+    leave(code)
 
 
 def leave(code: int = 0) -> NoReturn:
