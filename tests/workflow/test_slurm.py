@@ -97,7 +97,7 @@ def _snakemake(checkout: Path, cluster: Cluster) -> subprocess.CompletedProcess[
     for name in ("RETRACE_WORK", "MLFLOW_TRACKING_URI", "PYTEST_CURRENT_TEST", "MASTER_PORT"):
         environment.pop(name, None)
     # The last two options are a site's: the partition, and here a hurry that clusters do not have.
-    options = ["--default-resources", "slurm_partition=main", "--slurm-init-seconds-before-status-checks", "1"]
+    options = ["--default-resources", "slurm_partition=main", "--slurm-init-seconds-before-status-checks", "2"]
     return subprocess.run(
         ["snakemake", TARGET, "--profile", str(PROFILE), "--configfile", "params/smoke.yaml", *options],
         cwd=checkout,
