@@ -43,6 +43,8 @@ class TrainingState:
 
 def start(model: Gpt, training: TrainingSpec) -> TrainingState:
     """Wrap a model for training: megatron's data parallelism, optimizer and scheduler."""
+    # megatron keeps auxiliary losses in one place a process, sized for the layers of the model before.
+    get_moe_layer_wise_logging_tracker().clear()
     plain = DistributedDataParallelConfig(grad_reduce_in_fp32=True, overlap_grad_reduce=False)
     wrapped = DistributedDataParallel(model.config, plain, model)
     model.config.finalize_model_grads_func = finalize_model_grads
