@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pipelines.continual.spec import FinetuneSpec
 from pipelines.runs.errors import RetraceError
+from pipelines.runs.methods import method_card
 from workflow.plan import Plan, Values, overridden, setting
 from workflow.schemas.paper import Paper, Row, Table, load_paper
 from workflow.schemas.params import MethodParams, Params, load_params
@@ -182,8 +184,6 @@ class PaperPlan(Plan):
 
     def grown(self, method: str, overrides: Values, seed: int) -> str:
         """A grown model, or one trained from scratch beside it."""
-        from pipelines.runs.methods import method_card
-
         growth, pretrain = self.params.growth, self.params.pretrain
         base: Values = {
             "method": self.methods.of("growth", method),
@@ -303,8 +303,6 @@ def _given(block: Any) -> Values:
 
 def _defaulted(block: Any) -> Values:
     """A finetuning block with the spec's own defaults, so that an override equal to one changes no folder."""
-    from pipelines.continual.spec import FinetuneSpec
-
     defaults = {
         name: field.get_default(call_default_factory=True)
         for name, field in FinetuneSpec.model_fields.items()
