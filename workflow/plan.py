@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import content_digest, job_key
-from pipelines.runs.job import validate_spec
+from pipelines.runs.lifecycle import validate_spec
 from pipelines.runs.verb import job_verb
 
 Values = dict[str, Any]

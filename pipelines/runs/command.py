@@ -103,7 +103,7 @@ def verb_command(stage: str, name: str, declared: Verb) -> VerbCommand:
     ]
 
     def run(spec: str, execution: str, out: Path, overwrite: bool, **paths: Any) -> None:
-        from pipelines.runs.job import run_job
+        from pipelines.runs.lifecycle import run_job
         from pipelines.runs.ranks import leave
 
         inputs = {key.removeprefix("input_"): list(p) if isinstance(p, tuple) else p for key, p in paths.items()}

@@ -10,7 +10,8 @@ import torch
 from pipelines.continual.metrics import sequence_metrics
 from pipelines.continual.verbs import VERBS
 from pipelines.runs.errors import RetraceError
-from pipelines.runs.job import read_metrics, read_record, run_job
+from pipelines.runs.job import read_metrics, read_record
+from pipelines.runs.lifecycle import run_job
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.runs.job import read_metrics, run_job
+from pipelines.runs.job import read_metrics
+from pipelines.runs.lifecycle import run_job
 from pipelines.runs.verb import job_verb
 
 RunVerb = Callable[..., dict[str, Any]]
