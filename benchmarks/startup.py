@@ -29,6 +29,8 @@ def measure(checkout: Path, scratch: Path) -> dict[str, dict[str, float]]:
         checkout: one with a finished smoke run.
         scratch: where the copies of the artifacts go.
     """
+    # The store would answer for the finished run.
+    environment = {"RETRACE_WORK": str(scratch / "work"), "RETRACE_STORE": "off"}
     by_key = {json.loads(p.read_text(encoding="utf-8"))["key"]: p.parent for p in checkout.rglob("results/**/run.json")}
     figures: dict[str, dict[str, float]] = {}
     for name, run in one_run_a_verb(checkout / "results").items():
@@ -41,7 +43,7 @@ def measure(checkout: Path, scratch: Path) -> dict[str, dict[str, float]]:
             out = scratch / f"{name.replace(' ', '_')}_{number}"
             options = ["--spec", json.dumps(record["spec"]), "--exec", json.dumps(record["execution"])]
             command = [sys.executable, "-m", "pipelines", record["stage"], record["verb"], *options, *inputs]
-            done = measured([*command, "--out", str(out)], checkout, {"RETRACE_WORK": str(scratch / "work")})
+            done = measured([*command, "--out", str(out)], checkout, environment)
             startup.append(json.loads((out / "run.json").read_text(encoding="utf-8"))["startup_seconds"])
             whole.append(done.seconds)
         figures[name] = {
