@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.continual.spec import FinetuneSpec
 from pipelines.runs.errors import RetraceError
+from pipelines.runs.identity import digest
 from pipelines.runs.methods import method_card
 from workflow.plan import Plan, Values, overridden, setting
 from workflow.schemas.paper import Paper, Row, Table, load_paper
@@ -58,6 +59,11 @@ class PaperPlan(Plan):
     def runs(self) -> list[str]:
         """Folders of every job but the papers' own."""
         return [path for path in self.jobs if not path.startswith("results/papers/")]
+
+    @property
+    def runs_key(self) -> str:
+        """Identity of all runs together: another one when a run is added, changed or dropped."""
+        return digest({path: self.jobs[path].key for path in self.runs})
 
     @property
     def runs_of_papers(self) -> str:

@@ -7,6 +7,7 @@ data and path names; no torch is imported, and nothing is read but the parameter
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +40,10 @@ class PlannedJob:
     key: str
 
     @property
-    def spec_json(self) -> str:
-        """The spec as the command line takes it."""
-        return json.dumps(self.spec, sort_keys=True)
-
-    @property
-    def input_options(self) -> str:
-        """The inputs as the command line takes them: ``--tokens PATH --base PATH``."""
-        return " ".join(f"--{name} {path}" for name, path in self.input_pairs())
+    def options(self) -> str:
+        """What to make, for the command line: ``--spec JSON --tokens PATH --base PATH``."""
+        given = [("spec", json.dumps(self.spec, sort_keys=True)), *self.input_pairs()]
+        return " ".join(f"--{name} {shlex.quote(value)}" for name, value in given)
 
     def input_pairs(self) -> Iterator[tuple[str, str]]:
         """(option name, path), one for each path."""

@@ -4,7 +4,7 @@ FINETUNED = f"results/continual/{RUN}"
 rule continual:
     """Finetune a model on one task after another."""
     input:
-        unpack(planned_inputs(FINETUNED)),
+        unpack(planned(FINETUNED, inputs)),
     output:
         directory(FINETUNED),
     log:
@@ -12,9 +12,7 @@ rule continual:
     conda:
         "../../envs/cpu.yaml"
     params:
-        spec=planned_spec(FINETUNED),
-        key=planned_key(FINETUNED),
-        inputs=planned_options(FINETUNED),
+        key=planned(FINETUNED, key),
+        options=options,
     shell:
-        "python -m pipelines continual finetune --spec {params.spec:q}"
-        " {params.inputs} --out {output} 2> {log}"
+        "python -m pipelines continual finetune {params.options} --out {output} 2> {log}"

@@ -5,7 +5,7 @@ TASKS = "results/data/tasks"
 rule corpus:
     """Collect a corpus and split it by module."""
     input:
-        unpack(planned_inputs(CORPUS)),
+        unpack(planned(CORPUS, inputs)),
     output:
         directory(CORPUS),
     log:
@@ -13,18 +13,16 @@ rule corpus:
     conda:
         "../../envs/cpu.yaml"
     params:
-        spec=planned_spec(CORPUS),
-        key=planned_key(CORPUS),
-        inputs=planned_options(CORPUS),
+        key=planned(CORPUS, key),
+        options=options,
     shell:
-        "python -m pipelines data build --spec {params.spec:q}"
-        " {params.inputs} --out {output} 2> {log}"
+        "python -m pipelines data build {params.options} --out {output} 2> {log}"
 
 
 rule labelled_tasks:
     """Collect the labelled tasks of continual finetuning."""
     input:
-        unpack(planned_inputs(TASKS)),
+        unpack(planned(TASKS, inputs)),
     output:
         directory(TASKS),
     log:
@@ -32,9 +30,7 @@ rule labelled_tasks:
     conda:
         "../../envs/cpu.yaml"
     params:
-        spec=planned_spec(TASKS),
-        key=planned_key(TASKS),
-        inputs=planned_options(TASKS),
+        key=planned(TASKS, key),
+        options=options,
     shell:
-        "python -m pipelines data tasks --spec {params.spec:q}"
-        " {params.inputs} --out {output} 2> {log}"
+        "python -m pipelines data tasks {params.options} --out {output} 2> {log}"

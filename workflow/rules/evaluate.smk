@@ -5,7 +5,7 @@ EVALUATED = f"results/evaluate/{{stage}}/{RUN}"
 rule harness_tasks:
     """Write the evaluation tasks in the harness's own format."""
     input:
-        unpack(planned_inputs(HARNESS_TASKS)),
+        unpack(planned(HARNESS_TASKS, inputs)),
     output:
         directory(HARNESS_TASKS),
     log:
@@ -13,18 +13,16 @@ rule harness_tasks:
     conda:
         "../../envs/cpu.yaml"
     params:
-        spec=planned_spec(HARNESS_TASKS),
-        key=planned_key(HARNESS_TASKS),
-        inputs=planned_options(HARNESS_TASKS),
+        key=planned(HARNESS_TASKS, key),
+        options=options,
     shell:
-        "python -m pipelines evaluate tasks --spec {params.spec:q}"
-        " {params.inputs} --out {output} 2> {log}"
+        "python -m pipelines evaluate tasks {params.options} --out {output} 2> {log}"
 
 
 rule evaluate:
     """Score a model with lm-evaluation-harness."""
     input:
-        unpack(planned_inputs(EVALUATED)),
+        unpack(planned(EVALUATED, inputs)),
     output:
         directory(EVALUATED),
     log:
@@ -32,9 +30,7 @@ rule evaluate:
     conda:
         "../../envs/cpu.yaml"
     params:
-        spec=planned_spec(EVALUATED),
-        key=planned_key(EVALUATED),
-        inputs=planned_options(EVALUATED),
+        key=planned(EVALUATED, key),
+        options=options,
     shell:
-        "python -m pipelines evaluate run --spec {params.spec:q}"
-        " {params.inputs} --out {output} 2> {log}"
+        "python -m pipelines evaluate run {params.options} --out {output} 2> {log}"

@@ -29,44 +29,31 @@ wildcard_constraints:
     table="[a-z0-9_]+",
 
 
-def planned_inputs(path):
-    """Input function: the artifacts that the job at this path reads."""
+def planned(path, view):
+    """Function of wildcards for input or params: what view makes of the job planned at this path."""
 
     def lookup(wildcards):
-        return dict(planned(path, wildcards).inputs)
+        try:
+            return view(PLAN[path.format(**wildcards)])
+        except RetraceError as error:
+            raise WorkflowError(str(error)) from None
 
     return lookup
 
 
-def planned_options(path):
-    """Params function: the same inputs as command-line options."""
-
-    def lookup(wildcards):
-        return planned(path, wildcards).input_options
-
-    return lookup
+def inputs(job):
+    """View: the artifacts the job waits for. Ancient, as it is the key that says whether one of them is another."""
+    return {name: ancient(paths) for name, paths in job.inputs.items()}
 
 
-def planned_spec(path):
-    """Params function: the job's spec, as JSON."""
-
-    def lookup(wildcards):
-        return planned(path, wildcards).spec_json
-
-    return lookup
+def key(job):
+    """View: the job's identity, so that Snakemake reruns what changed, code included."""
+    return job.key
 
 
-def planned_key(path):
-    """Params function: the job's identity, so that Snakemake reruns what changed, code included."""
+def options(wildcards, output):
+    """Params function: spec and inputs on the command line.
 
-    def lookup(wildcards):
-        return planned(path, wildcards).key
-
-    return lookup
-
-
-def planned(path, wildcards):
-    try:
-        return PLAN[path.format(**wildcards)]
-    except RetraceError as error:
-        raise WorkflowError(str(error)) from None
+    A function of the output is not among the params that Snakemake compares, so that the key alone decides.
+    """
+    return PLAN[output[0]].options

@@ -4,7 +4,7 @@ GROWN = f"results/growth/{RUN}"
 rule growth:
     """Grow a trained model and train it on, at the FLOPs of training from scratch."""
     input:
-        unpack(planned_inputs(GROWN)),
+        unpack(planned(GROWN, inputs)),
     output:
         directory(GROWN),
     log:
@@ -15,10 +15,9 @@ rule growth:
         launcher="",
         ranks=1,
     params:
-        spec=planned_spec(GROWN),
-        key=planned_key(GROWN),
-        inputs=planned_options(GROWN),
+        key=planned(GROWN, key),
+        options=options,
     shell:
-        "{resources.launcher} python -m pipelines growth train --spec {params.spec:q}"
+        "{resources.launcher} python -m pipelines growth train {params.options}"
         " --exec '{{\"processes\": {resources.ranks}}}'"
-        " {params.inputs} --out {output} 2> {log}"
+        " --out {output} 2> {log}"

@@ -4,7 +4,7 @@ EXPERTS = f"results/moe/{RUN}"
 rule moe:
     """Train a mixture-of-experts model, its experts spread over the ranks."""
     input:
-        unpack(planned_inputs(EXPERTS)),
+        unpack(planned(EXPERTS, inputs)),
     output:
         directory(EXPERTS),
     log:
@@ -17,10 +17,9 @@ rule moe:
         ranks=2,
         expert_parallel=2,
     params:
-        spec=planned_spec(EXPERTS),
-        key=planned_key(EXPERTS),
-        inputs=planned_options(EXPERTS),
+        key=planned(EXPERTS, key),
+        options=options,
     shell:
-        "{resources.launcher} python -m pipelines moe train --spec {params.spec:q}"
+        "{resources.launcher} python -m pipelines moe train {params.options}"
         ' --exec \'{{"processes": {resources.ranks}, "expert_model_parallel_size": {resources.expert_parallel}}}\''
-        " {params.inputs} --out {output} 2> {log}"
+        " --out {output} 2> {log}"

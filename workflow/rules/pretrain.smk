@@ -5,7 +5,7 @@ EXPORTED = f"results/export/{{stage}}/{RUN}"
 rule pretrain:
     """Train a dense model from scratch."""
     input:
-        unpack(planned_inputs(PRETRAINED)),
+        unpack(planned(PRETRAINED, inputs)),
     output:
         directory(PRETRAINED),
     log:
@@ -16,19 +16,18 @@ rule pretrain:
         launcher="",
         ranks=1,
     params:
-        spec=planned_spec(PRETRAINED),
-        key=planned_key(PRETRAINED),
-        inputs=planned_options(PRETRAINED),
+        key=planned(PRETRAINED, key),
+        options=options,
     shell:
-        "{resources.launcher} python -m pipelines pretrain train --spec {params.spec:q}"
+        "{resources.launcher} python -m pipelines pretrain train {params.options}"
         " --exec '{{\"processes\": {resources.ranks}}}'"
-        " {params.inputs} --out {output} 2> {log}"
+        " --out {output} 2> {log}"
 
 
 rule export:
     """Rename a checkpoint into a Hugging Face model."""
     input:
-        unpack(planned_inputs(EXPORTED)),
+        unpack(planned(EXPORTED, inputs)),
     output:
         directory(EXPORTED),
     log:
@@ -36,9 +35,7 @@ rule export:
     conda:
         "../../envs/cpu.yaml"
     params:
-        spec=planned_spec(EXPORTED),
-        key=planned_key(EXPORTED),
-        inputs=planned_options(EXPORTED),
+        key=planned(EXPORTED, key),
+        options=options,
     shell:
-        "python -m pipelines megatron export --spec {params.spec:q}"
-        " {params.inputs} --out {output} 2> {log}"
+        "python -m pipelines megatron export {params.options} --out {output} 2> {log}"

@@ -6,7 +6,7 @@ TABLE = "results/tables/{paper}/{table}"
 rule paper:
     """Put one paper's runs into its tables and plots, reported numbers beside."""
     input:
-        unpack(planned_inputs(PAPER)),
+        unpack(planned(PAPER, inputs)),
     output:
         directory(PAPER),
     log:
@@ -14,18 +14,16 @@ rule paper:
     conda:
         "../../envs/cpu.yaml"
     params:
-        spec=planned_spec(PAPER),
-        key=planned_key(PAPER),
-        inputs=planned_options(PAPER),
+        key=planned(PAPER, key),
+        options=options,
     shell:
-        "python -m pipelines tables build --spec {params.spec:q}"
-        " {params.inputs} --out {output} 2> {log}"
+        "python -m pipelines tables build {params.options} --out {output} 2> {log}"
 
 
 rule claims:
     """Give every claim its verdict from seed-paired differences."""
     input:
-        unpack(planned_inputs(CLAIMS)),
+        unpack(planned(CLAIMS, inputs)),
     output:
         directory(CLAIMS),
     log:
@@ -33,12 +31,10 @@ rule claims:
     conda:
         "../../envs/cpu.yaml"
     params:
-        spec=planned_spec(CLAIMS),
-        key=planned_key(CLAIMS),
-        inputs=planned_options(CLAIMS),
+        key=planned(CLAIMS, key),
+        options=options,
     shell:
-        "python -m pipelines tables claims --spec {params.spec:q}"
-        " {params.inputs} --out {output} 2> {log}"
+        "python -m pipelines tables claims {params.options} --out {output} 2> {log}"
 
 
 rule publish_table:
@@ -112,6 +108,8 @@ rule metrics:
     localrule: True
     conda:
         "../../envs/cpu.yaml"
+    params:
+        key=PLAN.runs_key,
     shell:
         "python -m pipelines runs collect {input} --out {output} 2> {log}"
 
@@ -143,6 +141,7 @@ rule mlflow_mirror:
     conda:
         "../../envs/cpu.yaml"
     params:
+        key=PLAN.runs_key,
         papers=PLAN.runs_of_papers,
     shell:
         "(echo {params.papers:q} > {output.papers} &&"

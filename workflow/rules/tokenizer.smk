@@ -6,7 +6,7 @@ TOKENS = f"results/tokens/{RUN}"
 rule tokenizer:
     """Train a tokenizer."""
     input:
-        unpack(planned_inputs(TOKENIZER)),
+        unpack(planned(TOKENIZER, inputs)),
     output:
         directory(TOKENIZER),
     log:
@@ -14,18 +14,16 @@ rule tokenizer:
     conda:
         "../../envs/cpu.yaml"
     params:
-        spec=planned_spec(TOKENIZER),
-        key=planned_key(TOKENIZER),
-        inputs=planned_options(TOKENIZER),
+        key=planned(TOKENIZER, key),
+        options=options,
     shell:
-        "python -m pipelines tokenizer train --spec {params.spec:q}"
-        " {params.inputs} --out {output} 2> {log}"
+        "python -m pipelines tokenizer train {params.options} --out {output} 2> {log}"
 
 
 rule vocabulary:
     """Measure a tokenizer on text it has and has not seen."""
     input:
-        unpack(planned_inputs(VOCABULARY)),
+        unpack(planned(VOCABULARY, inputs)),
     output:
         directory(VOCABULARY),
     log:
@@ -33,18 +31,16 @@ rule vocabulary:
     conda:
         "../../envs/cpu.yaml"
     params:
-        spec=planned_spec(VOCABULARY),
-        key=planned_key(VOCABULARY),
-        inputs=planned_options(VOCABULARY),
+        key=planned(VOCABULARY, key),
+        options=options,
     shell:
-        "python -m pipelines tokenizer measure --spec {params.spec:q}"
-        " {params.inputs} --out {output} 2> {log}"
+        "python -m pipelines tokenizer measure {params.options} --out {output} 2> {log}"
 
 
 rule tokens:
     """Tokenize a corpus into Megatron's indexed dataset."""
     input:
-        unpack(planned_inputs(TOKENS)),
+        unpack(planned(TOKENS, inputs)),
     output:
         directory(TOKENS),
     log:
@@ -52,9 +48,7 @@ rule tokens:
     conda:
         "../../envs/cpu.yaml"
     params:
-        spec=planned_spec(TOKENS),
-        key=planned_key(TOKENS),
-        inputs=planned_options(TOKENS),
+        key=planned(TOKENS, key),
+        options=options,
     shell:
-        "python -m pipelines tokenizer tokenize --spec {params.spec:q}"
-        " {params.inputs} --out {output} 2> {log}"
+        "python -m pipelines tokenizer tokenize {params.options} --out {output} 2> {log}"
