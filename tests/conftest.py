@@ -21,6 +21,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+# Nothing a test makes is kept for real runs, nor taken from them; a test of the store says otherwise for itself.
+os.environ["RETRACE_STORE"] = "off"
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -27,6 +27,7 @@ STAGE_HELP = {
     "evaluate": "score models with lm-evaluation-harness",
     "tables": "paper tables, claims and plots",
     "runs": "run records, methods, MLflow mirror",
+    "store": "finished artifacts: share, fetch, verify, collect",
 }
 
 

@@ -16,11 +16,10 @@ def owner() -> str:
 
     ``<host>-<process>`` of the process that started the ranks, or ``slurm-<job>.<step>`` in an srun step.
     """
-    if "RETRACE_OWNER" in os.environ:
-        return os.environ["RETRACE_OWNER"]
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         return f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_STEP_ID', 0)}"
-    return f"{os.uname().nodename}-{os.getpid()}"
+    process = os.environ.get("RETRACE_LAUNCHER", os.getpid()) if "RANK" in os.environ else os.getpid()
+    return f"{os.uname().nodename}-{process}"
 
 
 def partial_folder(out: Path) -> Path:

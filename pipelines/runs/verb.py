@@ -29,6 +29,7 @@ STAGES = (
     "evaluate",
     "tables",
     "runs",
+    "store",
 )
 
 
@@ -50,6 +51,9 @@ class Execution(Spec):
     tensor_model_parallel_size: int = Field(1, ge=1)
     micro_batch_size: int | None = Field(
         None, ge=1, description="sequences a forward pass, where the loss does not depend on it"
+    )
+    checkpoint_seconds: float = Field(
+        60.0, ge=0, description="between checkpoints of unfinished training, 0: every step (RETRACE_CHECKPOINT_SECONDS)"
     )
 
 
