@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from pipelines.runs.checkpoints import Checkpoints
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import ROOT, RUN_RECORD
 from pipelines.runs.progress import Progress
@@ -26,6 +27,7 @@ class Job:
         execution: how to run; must not change results.
         rank, world_size: this process among the job's processes.
         key: the job's identity.
+        seconds_before: what earlier attempts had spent up to the checkpoint that this one goes on from.
     """
 
     def __init__(self, out: Path, key: str, execution: Execution) -> None:
@@ -37,6 +39,8 @@ class Job:
         self.world_size = int(os.environ.get("WORLD_SIZE", 1))
         self.work = Path(os.environ.get("RETRACE_WORK", ROOT / ".retrace" / "work")) / key
         self.facts: dict[str, Any] = {}
+        self.started = time.time()
+        self.seconds_before = 0.0
         self.first_step_at: float | None = None
         self._metrics: IO[str] | None = None
 
@@ -58,10 +62,39 @@ class Job:
         """Put facts into run.json: tokens, flops, backend, layout, certificates."""
         self.facts.update(facts)
 
-    def progress(self, total: float, description: str, unit: str = "step") -> Progress:
-        """A progress bar on the first rank; making it marks the job's first step."""
+    def progress(self, total: float, description: str, unit: str = "step", done: float = 0.0) -> Progress:
+        """A progress bar on the first rank, ``done`` units in; making it marks the job's first step."""
         self._begin()
-        return Progress(total, description, unit, enabled=self.is_main)
+        return Progress(total, description, unit, done=done, enabled=self.is_main)
+
+    def resumable(self) -> Checkpoints:
+        """A context in which SIGTERM and SIGUSR1 wait for the end of a step, and steps leave checkpoints::
+
+        with job.resumable() as checkpoints:
+            resumed = checkpoints.load()
+            for step in range(resumed.step + 1 if resumed else 1, last + 1):
+                ...
+                checkpoints.after_step(step, capture)
+        """
+        return Checkpoints(self)
+
+    def seconds(self) -> float:
+        """Spent on this job so far, by all its attempts."""
+        return self.seconds_before + time.time() - self.started
+
+    def metrics_text(self) -> str:
+        """metrics.jsonl as logged so far (first rank)."""
+        path = self.out / METRICS
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def restore(self, metrics_text: str, facts: dict[str, Any], seconds: float) -> None:
+        """Go on from what an earlier attempt had logged, recorded and spent."""
+        if self.is_main:
+            self.close()
+            self._metrics = None
+            (self.out / METRICS).write_text(metrics_text, encoding="utf-8")
+        self.facts.update(facts)
+        self.seconds_before = seconds
 
     def say(self, text: str) -> None:
         """A line for the reader of the log (first rank only)."""

@@ -22,6 +22,7 @@ from pipelines.runs.identity import ROOT, RUN_RECORD, code_digest, input_key, jo
 from pipelines.runs.job import Job
 from pipelines.runs.methods import resolve_method
 from pipelines.runs.ranks import end_with_launcher, in_slurm_step, join_slurm, process_started, run_ranks
+from pipelines.runs.signals import install_signal_handlers
 from pipelines.runs.verb import Execution, Spec, Verb, parse_spec
 
 Inputs = dict[str, Any]
@@ -62,6 +63,7 @@ def run_job(
     Raises:
         RetraceError: a wrong spec, a missing input, an existing output.
     """
+    install_signal_handlers()
     spec = validate_spec(stage, declared, spec_text)
     execution = parse_spec(Execution, exec_text, "--exec")
     assert isinstance(execution, Execution)
@@ -88,7 +90,6 @@ def run_job(
     key = job_key(stage, verb, declared, values, input_keys)
     partial = out.with_name(f".{out.name}.partial")
     job = Job(partial, key, execution)
-    signal.signal(signal.SIGTERM, _terminate)
     end_with_launcher()
     started = time.time()
     try:
@@ -112,7 +113,7 @@ def run_job(
             "execution": execution.model_dump(mode="json"),
             "world_size": job.world_size,
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.time() - started, 3),
+            "seconds": round(job.seconds(), 3),
             "startup_seconds": round((job.first_step_at or time.time()) - process_started(), 3),
             "peak_memory_bytes": _peak_memory(),
             "mlflow_run_id": None,
@@ -165,10 +166,6 @@ def _check_inputs(stage: str, declared: Verb, spec: Spec, inputs: Inputs) -> Non
 
 def _keys(path: Path | list[Path]) -> str | list[str]:
     return [input_key(each) for each in path] if isinstance(path, list) else input_key(path)
-
-
-def _terminate(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
 
 
 def _move_into_place(partial: Path, out: Path) -> None:

@@ -10,13 +10,18 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class Progress:
-    """Context manager that reports ``advance`` calls; silent on every rank but the first."""
+    """Context manager that reports ``advance`` calls; silent on every rank but the first.
 
-    def __init__(self, total: float, description: str, unit: str = "step", *, enabled: bool = True) -> None:
+    ``done`` units were done by an earlier attempt, and say nothing of the speed of this one.
+    """
+
+    def __init__(
+        self, total: float, description: str, unit: str = "step", *, done: float = 0.0, enabled: bool = True
+    ) -> None:
         self.total = total
         self.description = description
         self.unit = unit
-        self.done = 0.0
+        self.done = self._before = done
         self._interactive = enabled and sys.stderr.isatty()
         self._enabled = enabled
         self._started = self._last_line = time.monotonic()
@@ -36,7 +41,7 @@ class Progress:
                 console=Console(stderr=True),
             )
             self._bar.start()
-            self._task = self._bar.add_task(self.description, total=self.total, note="")
+            self._task = self._bar.add_task(self.description, total=self.total, completed=self.done, note="")
         return self
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
@@ -48,7 +53,8 @@ class Progress:
             now = time.monotonic()
             if now - self._last_line >= LINE_EVERY_SECONDS:
                 self._last_line = now
-                left = (now - self._started) / max(self.done, 1e-9) * max(self.total - self.done, 0.0)
+                rate = max(self.done - self._before, 1e-9) / (now - self._started)
+                left = max(self.total - self.done, 0.0) / rate
                 done = f"{self.done:.10g}/{self.total:.10g} {self.unit}"
                 print(f"{self.description}: {done}, {left:.0f} s left {note}".rstrip(), file=sys.stderr, flush=True)
 
@@ -59,4 +65,5 @@ class Progress:
             self._bar.stop()
         elif self._enabled and kind is None:
             seconds = time.monotonic() - self._started
-            print(f"{self.description}: {self.done:.10g} {self.unit}s in {seconds:.1f} s", file=sys.stderr, flush=True)
+            done = self.done - self._before
+            print(f"{self.description}: {done:.10g} {self.unit}s in {seconds:.1f} s", file=sys.stderr, flush=True)

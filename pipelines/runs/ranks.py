@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import NoReturn
 
 from pipelines.runs.errors import RetraceError
+from pipelines.runs.signals import STOPPED, is_orphan
 from pipelines.runs.verb import Execution
+
+ORPHAN_SECONDS = 5.0
 
 
 def in_slurm_step() -> bool:
@@ -57,15 +61,28 @@ def process_started() -> float:
 
 
 def end_with_launcher() -> None:
-    """Have Linux end this rank when torchrun dies, however it dies; an orphaned rank would hold its cores for hours."""
-    if "RETRACE_STARTED" in os.environ and sys.platform == "linux":
+    """Have this rank end when torchrun dies, however it dies; an orphaned rank would hold its cores for hours."""
+    if "RETRACE_LAUNCHER" not in os.environ or "RANK" not in os.environ:
+        return
+    if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    threading.Thread(target=_end_orphan, daemon=True).start()
+
+
+def _end_orphan() -> None:
+    """End a rank that SIGTERM could not, because it waits in a collective for ranks that are gone."""
+    while not is_orphan():
+        time.sleep(1)
+    time.sleep(ORPHAN_SECONDS)
+    os._exit(STOPPED)
 
 
 def run_ranks(execution: Execution) -> NoReturn:
     """Run this same command line on every rank under torchrun, and exit as the ranks did."""
+    _pass_on_sigusr1()
     check_machine(execution)
+    os.environ["RETRACE_LAUNCHER"] = str(os.getpid())
     os.environ["RETRACE_STARTED"] = str(process_started())
     os.environ["OMP_NUM_THREADS"] = str(execution.threads)
     # All ranks are on this machine, whose own name need not resolve.
@@ -84,11 +101,30 @@ def run_ranks(execution: Execution) -> NoReturn:
         try:
             torchrun([*ranks, *rendezvous, "--log-dir", logs, "-m", "pipelines", *sys.argv[1:]])
         except ChildFailedError as failed:
-            exitcode = failed.get_first_failure()[1].exitcode
-            code = exitcode if exitcode > 0 else 128 - exitcode
+            rank, first = failed.get_first_failure()
+            code = first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+            if first.exitcode < 0:
+                name = signal.Signals(-first.exitcode).name
+                print(f"rank {rank} was ended by {name}; the other ranks were stopped", file=sys.stderr)
         except SignalException as stopped:
             code = 128 + stopped.sigval
     leave(code)
+
+
+def _pass_on_sigusr1() -> None:
+    """Hand every SIGUSR1 to the ranks; torchrun would die of it."""
+    # Ranks inherit the mask: a signal that comes before they can take it waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+
+    def pass_on() -> None:
+        import psutil
+
+        while True:
+            signal.sigwait({signal.SIGUSR1})
+            for rank in psutil.Process().children():
+                rank.send_signal(signal.SIGUSR1)
+
+    threading.Thread(target=pass_on, daemon=True).start()
 
 
 def leave(code: int = 0) -> NoReturn:
