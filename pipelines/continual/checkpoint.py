@@ -1,4 +1,7 @@
-"""State of an unfinished job in its work folder, to continue from after a kill."""
+"""What an unfinished sequence needs besides its place: weights, AdamW's moments, and the method's state.
+
+Random numbers are not part of it: every step seeds its own from (seed, place, step).
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,45 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from torch.optim import Optimizer
 
-FILE = "finetune.pt"
+    from pipelines.continual.protocol import Strategy
 
-
-def save_state(work: Path, trainable: dict[str, torch.nn.Parameter], state: dict[str, Any]) -> None:
-    """Write weights and ``state``; a kill in between leaves the older file whole."""
-    work.mkdir(parents=True, exist_ok=True)
-    weights = {name: parameter.detach() for name, parameter in trainable.items()}
-    torch.save({**state, "weights": weights}, work / f"{FILE}.partial")
-    (work / f"{FILE}.partial").replace(work / FILE)
+Tensors = dict[str, torch.Tensor]
+Parameters = dict[str, torch.nn.Parameter]
 
 
-def load_state(work: Path, trainable: dict[str, torch.nn.Parameter]) -> dict[str, Any] | None:
-    """Put saved weights into ``trainable`` and return the rest of the state, or None when there is none."""
-    if not (work / FILE).is_file():
-        return None
-    state: dict[str, Any] = torch.load(work / FILE, map_location="cpu", weights_only=True)
+def capture(trainable: Parameters, optimizer: Optimizer | None, strategy: Strategy) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors and JSON facts to continue from.
+
+    Args:
+        optimizer: of the task under training; None between tasks, when the next one starts with a fresh optimiser.
+    """
+    tensors = {f"weight/{name}": parameter.detach() for name, parameter in trainable.items()}
+    if optimizer is not None:
+        for name, parameter in trainable.items():
+            tensors |= {f"{kind}/{name}": value for kind, value in optimizer.state.get(parameter, {}).items()}
+    state = strategy.state_dict()
+    tensors |= {f"strategy/{name}": value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    return tensors, {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}
+
+
+def restore_weights(tensors: Tensors, trainable: Parameters) -> None:
+    """Put captured weights into the parameters."""
     with torch.no_grad():
         for name, parameter in trainable.items():
-            parameter.copy_(state["weights"][name])
-    return state
+            parameter.copy_(tensors[f"weight/{name}"])
+
+
+def restore_optimizer(tensors: Tensors, trainable: Parameters, optimizer: Optimizer) -> None:
+    """Put captured moments and step counts into a fresh AdamW; a weight that never had a gradient has none."""
+    for kind in ("step", "exp_avg", "exp_avg_sq"):
+        for name, parameter in trainable.items():
+            if f"{kind}/{name}" in tensors:
+                optimizer.state[parameter][kind] = tensors[f"{kind}/{name}"].to(parameter.device)
+
+
+def strategy_state(tensors: Tensors, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the captured strategy's ``state_dict`` gave."""
+    prefix = "strategy/"
+    return facts | {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -7,7 +7,6 @@ and ``accuracy_matrix.json``. Wrong tasks are refused before torch is imported.
 from __future__ import annotations
 
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from pipelines.continual.metrics import FORMULAS, sequence_metrics
@@ -67,7 +66,6 @@ def finetune(spec: FinetuneSpec, inputs: dict[str, Path], job: Job) -> dict[str,
     write_matrix(job.out / "accuracy_matrix.json", tasks, sequence.matrix, metrics)
     trainable = sum(parameter.numel() for parameter in sequence.trainable.values())
     job.record(tokens=sequence.tokens, device=str(device), num_trainable_parameters=trainable)
-    shutil.rmtree(job.work, ignore_errors=True)
     return {**metrics, **strategy.metrics(), "tokens": sequence.tokens}
 
 

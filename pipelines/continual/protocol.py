@@ -69,11 +69,11 @@ class Strategy:
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed job needs; only tensors, numbers, strings, lists and dicts."""
+        """What a resumed job needs: names with tensors, or with what JSON holds (numbers, strings, lists, dicts)."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state of an interrupted job; called after ``begin_task``."""
+        """Take up an interrupted job: after ``begin_task`` inside a task, before it between two; tensors on the CPU."""
 
 
 class Method(Protocol):

@@ -2,18 +2,17 @@
 
 Every task starts with a fresh AdamW (betas 0.9 and 0.999; weight decay on matrices only) and a constant learning rate.
 The order of examples depends on (seed, place in the sequence, epoch) and dropout on (seed, place, step), so a job that
-was killed and resumed ends in the same bits.
+was killed and resumed ends in the same bits. It can be stopped after every optimiser step and every cell of the matrix.
 """
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from pipelines.continual.checkpoint import load_state, save_state
+from pipelines.continual.checkpoint import capture, restore_optimizer, restore_weights, strategy_state
 from pipelines.continual.families.batch import summed_loss
 
 if TYPE_CHECKING:
@@ -25,82 +24,85 @@ if TYPE_CHECKING:
     from pipelines.continual.prompts import EncodedTask, Ids
     from pipelines.continual.protocol import Strategy
     from pipelines.continual.spec import FinetuneSpec
+    from pipelines.runs.checkpoints import Checkpoint
     from pipelines.runs.job import Job
-
-CHECKPOINT_SECONDS = 60.0
 
 
 class TaskSequence:
     """One job's training.
 
     Attributes:
-        matrix: accuracies; row 0 before training, row t after task t, one column a task.
+        matrix: accuracies; row 0 before training, row t after task t, one column a task. While its last row is being
+            measured that row is short; once it is full, the task of its number (from 0) is trained.
         tokens: real tokens trained on so far.
         trainable: parameters that move, by name.
     """
 
     def __init__(
-        self,
-        spec: FinetuneSpec,
-        tasks: list[EncodedTask],
-        model: PreTrainedModel,
-        family: Family,
-        job: Job,
-        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        self, spec: FinetuneSpec, tasks: list[EncodedTask], model: PreTrainedModel, family: Family, job: Job
     ) -> None:
         self.spec = spec
         self.tasks = tasks
         self.model = model
         self.family = family
         self.job = job
-        self.checkpoint_seconds = checkpoint_seconds
         self.trainable = {name: each for name, each in model.named_parameters() if each.requires_grad}
-        self.matrix: list[list[float]] = []
+        self.matrix: list[list[float]] = [[]]
         self.tokens = 0
         self._step = 0
-        self._lines: list[dict[str, Any]] = []
+        self._steps_in_task = 0
 
     def run(self, strategy: Strategy) -> None:
         """Train on every task in order, from the job's last checkpoint if it left one."""
-        started_from = load_state(self.job.work, self.trainable)
-        first_task, skip = 0, 0
-        if started_from is not None:
-            first_task, skip = started_from["task_index"], started_from["steps_done"]
-            self.matrix, self.tokens = started_from["matrix"], started_from["tokens"]
-            self._step = started_from["step"]
-            for line in started_from["lines"]:
-                self._log(**line)
-        self._last_checkpoint = time.monotonic()
-        total = sum(self._steps_in(task) for task in self.tasks)
-        with self.job.progress(total, "finetune") as self._bar:
-            self._bar.advance(self._step)
-            if not self.matrix:
-                self._evaluate("none")
-            for index in range(first_task, len(self.tasks)):
-                self._train(index, strategy, started_from if skip else None, skip)
-                started_from, skip = None, 0
-                self._evaluate(self.tasks[index].name)
+        total = sum(self._steps_in(task) for task in self.tasks) + (len(self.tasks) + 1) * len(self.tasks)
+        with self.job.resumable() as self._checkpoints:
+            inside_task = self._resume(strategy)
+            with self.job.progress(total, "finetune", done=self._done) as self._bar:
+                self._evaluate(strategy)
+                while len(self.matrix) <= len(self.tasks):
+                    self._train(len(self.matrix) - 1, strategy, inside_task)
+                    inside_task = None
+                    self.matrix.append([])
+                    self._evaluate(strategy)
 
-    def _train(self, index: int, strategy: Strategy, resumed: dict[str, Any] | None, skip: int) -> None:
+    @property
+    def _done(self) -> int:
+        """Optimiser steps and cells of the matrix so far: what progress and checkpoints count."""
+        return self._step + sum(map(len, self.matrix))
+
+    def _resume(self, strategy: Strategy) -> Checkpoint | None:
+        """Take up the last checkpoint; it is returned where it lies inside a task, which has to take up the rest."""
+        resumed = self._checkpoints.load()
+        if resumed is None:
+            return None
+        facts = resumed.facts
+        self.matrix, self.tokens = facts["matrix"], facts["tokens"]
+        self._step, self._steps_in_task = facts["step"], facts["steps_in_task"]
+        restore_weights(resumed.tensors, self.trainable)
+        if self._steps_in_task:
+            return resumed
+        strategy.load_state_dict(strategy_state(resumed.tensors, facts["strategy"]))
+        return None
+
+    def _train(self, index: int, strategy: Strategy, resumed: Checkpoint | None) -> None:
         task = self.tasks[index]
         optimizer = make_optimizer(self.trainable, self.spec)
         strategy.begin_task(index, optimizer)
         if resumed is not None:
-            optimizer.load_state_dict(resumed["optimizer"])
-            strategy.load_state_dict(resumed["strategy"])
+            restore_optimizer(resumed.tensors, self.trainable, optimizer)
+            strategy.load_state_dict(strategy_state(resumed.tensors, resumed.facts["strategy"]))
         self.model.train()
         for step, examples in enumerate(self._batches(index)):
-            if step < skip:
+            if step < self._steps_in_task:
                 continue
             seed = np.random.SeedSequence([self.spec.seed, index, step]).generate_state(1)[0]
             torch.manual_seed(int(seed))
             loss, grad_norm = self._optimiser_step(examples, task, optimizer, strategy)
-            self._step += 1
-            self._log(step=self._step, task=task.name, tokens=self.tokens, loss=loss, grad_norm=grad_norm)
-            self._bar.advance(1, f"{task.name} loss {loss:.3f}")
-            if time.monotonic() - self._last_checkpoint >= self.checkpoint_seconds:
-                self._checkpoint(index, step + 1, optimizer, strategy)
+            self._step, self._steps_in_task = self._step + 1, step + 1
+            self.job.log(step=self._step, task=task.name, tokens=self.tokens, loss=loss, grad_norm=grad_norm)
+            self._step_done(f"{task.name} loss {loss:.3f}", strategy, optimizer)
         strategy.end_task()
+        self._steps_in_task = 0
 
     def _optimiser_step(
         self, examples: list[tuple[Ids, int]], task: EncodedTask, optimizer: torch.optim.Optimizer, strategy: Strategy
@@ -129,12 +131,17 @@ class TaskSequence:
         self.tokens += batch.num_tokens
         return loss, grad_norm
 
-    def _evaluate(self, after: str) -> None:
-        """Append a row to the matrix: accuracy on the test split of every task."""
-        row = [self._accuracy(task) for task in self.tasks]
-        self.matrix.append(row)
-        accuracies = {f"{task.name}_acc": accuracy for task, accuracy in zip(self.tasks, row, strict=True)}
-        self._log(step=self._step, task=after, tokens=self.tokens, **accuracies)
+    def _evaluate(self, strategy: Strategy) -> None:
+        """Fill the last row of the matrix: accuracy on the test split of every task."""
+        row = self.matrix[-1]
+        while len(row) < len(self.tasks):
+            task = self.tasks[len(row)]
+            row.append(self._accuracy(task))
+            if len(row) == len(self.tasks):
+                after = self.tasks[len(self.matrix) - 2].name if len(self.matrix) > 1 else "none"
+                accuracies = {f"{each.name}_acc": accuracy for each, accuracy in zip(self.tasks, row, strict=True)}
+                self.job.log(step=self._step, task=after, tokens=self.tokens, **accuracies)
+            self._step_done(f"{task.name} acc {row[-1]:.3f}", strategy, None)
 
     def _accuracy(self, task: EncodedTask) -> float:
         self.model.eval()
@@ -162,26 +169,16 @@ class TaskSequence:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16")
 
-    def _log(self, **line: Any) -> None:
-        self._lines.append(line)
-        self.job.log(**line)
+    def _step_done(self, note: str, strategy: Strategy, optimizer: torch.optim.Optimizer | None) -> None:
+        """Show progress, write a checkpoint if one is due, and end here if the job was asked to."""
+        self._bar.advance(1, note)
 
-    def _checkpoint(self, index: int, steps_done: int, optimizer: torch.optim.Optimizer, strategy: Strategy) -> None:
-        save_state(
-            self.job.work,
-            self.trainable,
-            {
-                "task_index": index,
-                "steps_done": steps_done,
-                "step": self._step,
-                "tokens": self.tokens,
-                "matrix": self.matrix,
-                "lines": self._lines,
-                "optimizer": optimizer.state_dict(),
-                "strategy": strategy.state_dict(),
-            },
-        )
-        self._last_checkpoint = time.monotonic()
+        def state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+            tensors, facts = capture(self.trainable, optimizer, strategy)
+            place = {"step": self._step, "steps_in_task": self._steps_in_task, "tokens": self.tokens}
+            return tensors, {**place, "matrix": self.matrix, "strategy": facts}
+
+        self._checkpoints.after_step(self._done, state)
 
 
 def make_optimizer(trainable: dict[str, torch.nn.Parameter], spec: FinetuneSpec) -> torch.optim.AdamW:

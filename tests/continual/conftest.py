@@ -144,15 +144,15 @@ def encoded_tasks() -> list[EncodedTask]:
 
 @pytest.fixture
 def make_job(tmp_path, monkeypatch):
-    """``make_job(name)``: a job that writes under the test's folder."""
+    """``make_job(name)``: a job that writes under the test's folder; 0 checkpoint_seconds is after every step."""
     monkeypatch.setenv("RETRACE_WORK", str(tmp_path / "work"))
 
     jobs = []
 
-    def make(name: str = "job") -> Job:
+    def make(name: str = "job", checkpoint_seconds: float = 60.0) -> Job:
         out = tmp_path / name
         out.mkdir(parents=True, exist_ok=True)
-        jobs.append(Job(out, name, Execution()))
+        jobs.append(Job(out, name, Execution(checkpoint_seconds=checkpoint_seconds)))
         return jobs[-1]
 
     yield make
@@ -164,20 +164,21 @@ def make_job(tmp_path, monkeypatch):
 def train(make_model, make_family, encoded_tasks, make_job):
     """``train("llama", method, lr=...)`` -> (model, strategy, sequence) after the whole sequence.
 
-    ``watch(strategy, model)`` may wrap hooks before training; ``checkpoint`` is the seconds between checkpoints.
+    ``method`` is a name, a dict or a method itself. ``watch(strategy, model)`` may wrap hooks before training.
     """
     count = iter(range(100))
 
-    def run(name: str, method, model=None, job=None, watch=lambda strategy, model: None, checkpoint=1e9, **changes):
+    def run(name: str, method, model=None, job=None, watch=lambda strategy, model: None, **changes):
         model = make_model(name) if model is None else model
         spec = FinetuneSpec(**{"method": {}, "lr": 0.01, "batch_size": 4, "seed": 5, **changes})
         torch.manual_seed(spec.seed)
         if spec.adapter == "lora":
             add_lora(model, spec)
-        strategy = load_method("continual", method).start(model, spec.seed)
+        started = method if hasattr(method, "start") else load_method("continual", method)
+        strategy = started.start(model, spec.seed)
         watch(strategy, model)
         sequence = TaskSequence(
-            spec, encoded_tasks, model, make_family(name, model), job or make_job(f"job{next(count)}"), checkpoint
+            spec, encoded_tasks, model, make_family(name, model), job or make_job(f"job{next(count)}")
         )
         sequence.run(strategy)
         return model, strategy, sequence

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -57,6 +62,7 @@ def model_folder(tmp_path, make_model):
 def finetune(tmp_path, monkeypatch, task_folder, model_folder):
     """``finetune("llama", method=..., ...)`` runs the verb and returns the artifact's folder."""
     monkeypatch.setenv("RETRACE_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("RETRACE_STORE", "off")
     count = iter(range(100))
 
     def run(name: str, model=None, tasks=None, execution="{}", **spec):
@@ -100,6 +106,51 @@ def test_two_runs_of_one_spec_are_byte_identical(finetune, model_folder):
     one, other = (finetune("llama", model=folder, method="migu") for _ in range(2))
     for file in ("model/model.safetensors", "model/config.json", "accuracy_matrix.json", "metrics.jsonl"):
         assert (one / file).read_bytes() == (other / file).read_bytes(), file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "exit_code", "options"),
+    [
+        (signal.SIGKILL, -9, {"method": "ft"}),
+        (signal.SIGKILL, -9, {"method": "migu", "adapter": "lora"}),
+        (signal.SIGTERM, 143, {"method": "migu"}),
+        (signal.SIGTERM, 143, {"method": "ft", "adapter": "lora"}),
+    ],
+)
+def test_a_killed_process_leaves_no_artifact_and_the_next_one_ends_in_the_same_bytes(
+    number, exit_code, options, finetune, model_folder, task_folder, tmp_path, root
+):
+    spec = {"method": "ft", "lr": 0.01, "batch_size": 4, "max_length": 60, "epochs": 30, **options}
+    folder, out = model_folder("llama"), tmp_path / "killed"
+    inputs = ["--model", folder, "--tasks", task_folder, "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines",
+        "continual",
+        "finetune",
+        "--spec",
+        json.dumps(spec),
+        *map(str, inputs),
+    ]
+    job = subprocess.Popen(command, cwd=root, env={**os.environ, "RETRACE_CHECKPOINT_SECONDS": "0"})
+    try:
+        while len({path.parent for path in tmp_path.glob("work/*/step-*/state.json")}) < 2:
+            assert job.poll() is None, "the job ended before it could be killed"
+            time.sleep(0.01)
+        job.send_signal(number)
+        assert job.wait(60) == exit_code
+    finally:
+        job.kill()
+    assert not out.exists()
+    resumed = finetune("llama", model=folder, **spec)
+    assert read_record(resumed)["resumed_from_step"] > 0
+    assert not list(tmp_path.glob("work/*")), "a finished job leaves no checkpoints"
+    whole = finetune("llama", model=folder, **spec)
+    assert read_record(whole)["resumed_from_step"] is None
+    for file in ("model/model.safetensors", "accuracy_matrix.json", "metrics.jsonl"):
+        assert (resumed / file).read_bytes() == (whole / file).read_bytes(), file
 
 
 def test_the_order_of_tasks_and_the_seed_change_the_outcome(finetune, model_folder):
