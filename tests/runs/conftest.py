@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,42 @@ def make_run() -> Callable[..., Path]:
         return folder
 
     return make_run
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[..., None]]:
+    """Mount something on a folder until the test ends: ``mount(folder, "-t", "tmpfs", "-o", "size=64k", "disk")``."""
+    mounted: list[Path] = []
+
+    def mount(folder: Path, *options: str | Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(["mount", *map(str, options), str(folder)], capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+
+    yield mount
+    for folder in reversed(mounted):
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(mount: Callable[..., None]) -> Callable[[Path, str], Path]:
+    """Make a folder a disk of its own that is soon full: ``small_disk(folder, "64k")``."""
+
+    def small_disk(folder: Path, size: str) -> Path:
+        mount(folder, "-t", "tmpfs", "-o", f"size={size}", "small-disk")
+        return folder
+
+    return small_disk
+
+
+@pytest.fixture
+def read_only(mount: Callable[..., None]) -> Callable[[Path], Path]:
+    """Make a folder read-only, for root too: ``read_only(folder)``."""
+
+    def read_only(folder: Path) -> Path:
+        mount(folder, "--bind", "-o", "ro", folder)
+        return folder
+
+    return read_only
