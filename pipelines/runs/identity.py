@@ -99,12 +99,23 @@ def code_digest(stage: str, declared: Verb, method: str | None) -> str:
     return _code_digest(stage, declared.implementation, method)
 
 
+def code_of_modules(stage: str, declared: Verb, method: str | None) -> dict[str, str]:
+    """What the code digest is taken over: file of each module in the closure -> digest of its meaning."""
+    return dict(_code_of_modules(stage, declared.implementation, method))
+
+
 @cache
 def _code_digest(stage: str, implementation: str, method: str | None) -> str:
+    return digest(_code_of_modules(stage, implementation, method))
+
+
+@cache
+def _code_of_modules(stage: str, implementation: str, method: str | None) -> dict[str, str]:
     roots = [implementation.partition(":")[0]]
     if method is not None and (ROOT / "pipelines" / stage / "methods" / f"{method}.py").is_file():
         roots.append(f"pipelines.{stage}.methods.{method}")
-    return digest({name: _read_module(name)[0] for name in sorted(import_closure(tuple(roots)))})
+    names = sorted(import_closure(tuple(roots)))
+    return {_module_file(name): _read_module(name)[0] for name in names}
 
 
 @cache
@@ -129,6 +140,13 @@ def _module_path(name: str) -> Path | None:
     return None
 
 
+def _module_file(name: str) -> str:
+    """Where a module is, relative to the checkout."""
+    path = _module_path(name)
+    assert path is not None, name
+    return path.relative_to(ROOT).as_posix()
+
+
 @cache
 def _read_module(name: str) -> tuple[str, frozenset[str]]:
     """Digest of a module's meaning, and the modules of pipelines/ it imports."""
@@ -146,7 +164,8 @@ def _read_module(name: str) -> tuple[str, frozenset[str]]:
             module = _imported_module(name, node)
             found.update([module, *(f"{module}.{each}" for each in names)])
     ours = frozenset(each for each in found if each.split(".")[0] == "pipelines" and _module_path(each))
-    return hashlib.sha256(text.encode()).hexdigest(), ours
+    # Eight bytes a module: a run record has them all, and the key has the digest over them.
+    return hashlib.sha256(text.encode()).hexdigest()[:16], ours
 
 
 def _meaning(value: Any, imports: list[ast.Import | ast.ImportFrom]) -> str:

@@ -87,6 +87,28 @@ def test_a_new_method_changes_no_other_method(tree):
     assert before[0] != before[1]
 
 
+def test_the_digest_is_taken_over_one_entry_a_module_and_says_which_file_changed(tree, edit):
+    before = load_identity(tree).code_of_modules("growth", GROW, "stack")
+    assert {"pipelines/growth/training.py", "pipelines/growth/methods/stack.py"} < set(before)
+    assert all(len(each) == 16 for each in before.values())
+    assert code(tree) == load_identity(tree).digest(before)
+    edit("growth/formula.py", "1.0 / step", "2.0 / step")
+    after = load_identity(tree).code_of_modules("growth", GROW, "stack")
+    assert {name for name in after if after[name] != before.get(name)} == {"pipelines/growth/formula.py"}
+    assert set(after) == set(before)
+
+
+def test_code_is_read_once_a_process(tree, monkeypatch):
+    identity = load_identity(tree)
+    read: list[str] = []
+    parse = identity.ast.parse
+    monkeypatch.setattr(identity.ast, "parse", lambda text, name: [read.append(name), parse(text, name)][1])
+    for seed in range(100):
+        for method in ("stack", "scratch"):
+            identity.job_key("growth", "train", GROW, {"method": {"name": method}, "seed": seed}, {})
+    assert sorted(read) == sorted(set(read))
+
+
 def test_the_closure_follows_every_form_of_import_and_no_type_checking_one(tree):
     growth = tree / "pipelines" / "growth"
     (growth / "deep").mkdir()
@@ -161,6 +183,6 @@ def test_no_module_reads_a_data_file_that_the_digest_would_miss(root):
     strays = [
         path
         for path in (root / "pipelines").rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc") and not path.name.startswith(".")
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts and path.name[0] != "."
     ]
     assert strays == []
