@@ -21,15 +21,24 @@ if TYPE_CHECKING:
 # Shape suffixes: T tokens, L layers, N experts.
 
 
-class RoutingStatistics:
-    """Sums over every token of the last evaluation, a row a layer of the whole model."""
+class RoutingStatistics(torch.nn.Module):
+    """Sums over every token of the last evaluation, a row a layer of the whole model.
+
+    They are buffers of the model they watch, so a training that is resumed after its evaluation still has them.
+    """
+
+    tokens_LN: torch.Tensor
+    probs_LN: torch.Tensor
+    entropy_L: torch.Tensor
+    tokens_L: torch.Tensor
 
     def __init__(self, num_layers: int, num_experts: int, topk: int) -> None:
+        super().__init__()
         self.topk = topk
-        self.tokens_LN = torch.zeros(num_layers, num_experts, dtype=torch.float64)
-        self.probs_LN = torch.zeros(num_layers, num_experts, dtype=torch.float64)
-        self.entropy_L = torch.zeros(num_layers, dtype=torch.float64)
-        self.tokens_L = torch.zeros(num_layers, dtype=torch.float64)
+        for name in ("tokens_LN", "probs_LN"):
+            self.register_buffer(name, torch.zeros(num_layers, num_experts, dtype=torch.float64), persistent=False)
+        for name in ("entropy_L", "tokens_L"):
+            self.register_buffer(name, torch.zeros(num_layers, dtype=torch.float64), persistent=False)
         self._counts_T: torch.Tensor | None = None
         self._model_trained = True
 
@@ -39,14 +48,15 @@ class RoutingStatistics:
         A new evaluation (the first after training) starts from zero. Positions whose label is ignored (padding, and
         the surplus windows that keep ranks in step) do not count, so the layout does not matter.
         """
+        model.routing_statistics = self
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
         for layer in model.decoder.layers:
             layer.mlp.router.routing = self._watched(layer.mlp.router)
 
     def _begin(self, model: Gpt, _inputs: Any, options: dict[str, Any]) -> None:
         if not model.training and self._model_trained:
-            for each in (self.tokens_LN, self.probs_LN, self.entropy_L, self.tokens_L):
-                each.zero_()
+            for sums in self.buffers():
+                sums.zero_()
         self._model_trained = model.training
         labels = options.get("labels")
         # Hidden states run along the sequence first, [s, b]; labels are [b, s].
@@ -70,9 +80,9 @@ class RoutingStatistics:
     def add(self, layer: int, logits_TN: torch.Tensor, routing_map_TN: torch.Tensor) -> None:
         """Count the tokens of one layer's decision."""
         softmax_TN = logits_TN.double().softmax(-1)
-        self.tokens_LN[layer] += routing_map_TN.sum(0).cpu()
-        self.probs_LN[layer] += softmax_TN.sum(0).cpu()
-        self.entropy_L[layer] += torch.special.entr(softmax_TN).sum().cpu()
+        self.tokens_LN[layer] += routing_map_TN.sum(0)
+        self.probs_LN[layer] += softmax_TN.sum(0)
+        self.entropy_L[layer] += torch.special.entr(softmax_TN).sum()
         self.tokens_L[layer] += len(logits_TN)
 
     def metrics(self) -> dict[str, float]:
@@ -97,7 +107,7 @@ def _over_ranks(sums: torch.Tensor) -> torch.Tensor:
     """The sums with the other data-parallel ranks' tokens and the other pipeline stages' layers added."""
     if not torch.distributed.is_initialized():
         return sums
-    total = sums.to(backend.device())
+    total = sums.to(backend.device(), copy=True)
     torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group())
     torch.distributed.all_reduce(total, group=parallel_state.get_pipeline_model_parallel_group())
     return total.cpu()

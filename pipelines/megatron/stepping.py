@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainingState:
-    """Everything that changes while a model trains: what a resumable checkpoint would hold."""
+    """Everything that changes while a model trains; ``resuming`` puts it aside and takes it up again."""
 
     model: DistributedDataParallel
     optimizer: AdamW
@@ -39,6 +39,10 @@ class TrainingState:
     forward_passes: int = 0
     """Micro-batches since the last log line."""
     grad_norm: float = 0.0
+    logged: dict[str, Any] = field(default_factory=lambda: {"loss": float("nan")})
+    """Losses of the last log line."""
+    validation: dict[str, Any] = field(default_factory=dict)
+    """Metrics of the last evaluation."""
 
 
 def start(model: Gpt, training: TrainingSpec) -> TrainingState:

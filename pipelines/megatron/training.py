@@ -24,6 +24,7 @@ from pipelines.megatron.gathering import gather_parameters
 from pipelines.megatron.initialisation import is_expert
 from pipelines.megatron.layout import check_layout, default_micro_batch
 from pipelines.megatron.model import Gpt, RouterBuilder, build_model
+from pipelines.megatron.resuming import capture, restore
 from pipelines.megatron.stepping import drain_losses, start, take_step
 from pipelines.runs.errors import RetraceError
 
@@ -79,6 +80,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a model, write its checkpoint to ``job.out``, and return the final metrics.
 
+    A job that was killed goes on after the last step it had saved, to the same bits.
+
     Args:
         seed: seeds initial weights (with each parameter's global name) and data order (with the step).
         tokens_dir: artifact of ``tokenizer tokenize``.
@@ -127,23 +130,26 @@ def train(
         initial=initial,
     )
     state = start(model, training)
-    rank, logged, validation = parallel_state.get_data_parallel_rank(), {"loss": float("nan")}, {}
-    with job.progress(training.train_iters, "train") as bar:
-        while state.step < training.train_iters:
-            take_step(
-                state, micro_batches(windows, state.step + 1, batch, micro_batch, rank, ranks), training, micro_batch
-            )
-            last = state.step == training.train_iters
-            if last or state.step % training.log_interval == 0:
-                logged = {**drain_losses(state), **(on_log(model) if on_log else {})}
-                lr = state.optimizer.param_groups[0]["lr"]
-                job.log(step=state.step, **ledger.after(state.step), **logged, lr=lr, grad_norm=state.grad_norm)
-            if last or (training.eval_interval and state.step % training.eval_interval == 0):
-                with watch(model) if watch else nullcontext() as watcher:
-                    validation = evaluate(state.model, text, micro_batch, training.precision)
-                validation |= watcher.metrics() if watcher else {}
-                job.log(step=state.step, **ledger.after(state.step), **validation)
-            bar.advance(1, note=f"loss {logged['loss']:.4f}")
+    rank = parallel_state.get_data_parallel_rank()
+    with job.resumable() as checkpoints:
+        if (saved := checkpoints.load()) is not None:
+            restore(state, saved)
+        with job.progress(training.train_iters, "train", done=state.step) as bar:
+            while state.step < training.train_iters:
+                batches = micro_batches(windows, state.step + 1, batch, micro_batch, rank, ranks)
+                take_step(state, batches, training, micro_batch)
+                last = state.step == training.train_iters
+                if last or state.step % training.log_interval == 0:
+                    state.logged = {**drain_losses(state), **(on_log(model) if on_log else {})}
+                    update = {"lr": state.optimizer.param_groups[0]["lr"], "grad_norm": state.grad_norm}
+                    job.log(step=state.step, **ledger.after(state.step), **state.logged, **update)
+                if last or (training.eval_interval and state.step % training.eval_interval == 0):
+                    with watch(model) if watch else nullcontext() as watcher:
+                        state.validation = evaluate(state.model, text, micro_batch, training.precision)
+                    state.validation |= watcher.metrics() if watcher else {}
+                    job.log(step=state.step, **ledger.after(state.step), **state.validation)
+                bar.advance(1, note=f"loss {state.logged['loss']:.4f}")
+                checkpoints.after_step(state.step, lambda: capture(state))
 
     sequences = training.train_iters * batch
     spent = ledger.after(training.train_iters)
@@ -168,8 +174,8 @@ def train(
         eval_tokens=text.num_tokens,
         eval_bytes_exact=text.exact,
     )
-    loss = logged.pop("loss")
-    final = {"train_loss": loss, **validation, **spent, "num_parameters": sum(sizes.values()), **logged}
+    loss = state.logged.pop("loss")
+    final = {"train_loss": loss, **state.validation, **spent, "num_parameters": sum(sizes.values()), **state.logged}
     if experts is not None:
         expert_sizes = sum(size for name, size in sizes.items() if is_expert(name))
         idle = expert_sizes * (experts.num_moe_experts - experts.moe_router_topk) // experts.num_moe_experts

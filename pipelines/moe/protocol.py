@@ -37,7 +37,10 @@ class MoEMethod(Protocol):
         ...
 
     def attach(self, model: Any) -> None:
-        """Give the built model the parameters that its layers share, and the routers their way to them."""
+        """Give the built model the parameters that its layers share, and the routers their way to them.
+
+        What training changes must be a parameter or a buffer of a module: checkpoints of an unfinished job hold these.
+        """
         ...
 
     def num_extra_parameters(self, model: ModelSpec, experts: ExpertSpec) -> int:
