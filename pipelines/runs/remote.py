@@ -22,6 +22,7 @@ from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import ROOT
 from pipelines.runs.remote_files import Advance, RemoteAway, RemoteFiles, object_database
 from pipelines.runs.store import Record, Store, parse_record, tree_bytes
+from pipelines.runs.store_record import tree_name
 
 __all__ = ["Remote", "RemoteAway", "RemoteFault", "objects_of", "open_remote"]
 
@@ -103,6 +104,10 @@ class Remote:
         self._files = files
         self._objects = files.objects
 
+    def make_ready(self) -> None:
+        """Reach the remote to write: its folder may be absent then, and is made by the first thing put there."""
+        self._files.reach(writing=True)
+
     # Records
 
     def held_records(self, keys: Iterable[str]) -> set[str]:
@@ -170,6 +175,13 @@ class Remote:
         sizes = self._files.sizes(map(self._objects.oid_to_path, asked))
         return {name: size for name, size in zip(asked, sizes, strict=True) if size is not None}
 
+    def read_objects(self, objects: Iterable[str]) -> dict[str, str]:
+        """Text of those objects that are there and sound; meant for folder lists."""
+        asked = list(objects)
+        texts = self._files.read(map(self._objects.oid_to_path, asked))
+        found = {name: text for name, text in zip(asked, texts, strict=True) if text is not None}
+        return {name: text for name, text in found.items() if tree_name(text.encode()) == name}
+
     def fetch_objects(self, store: Store, records: Iterable[Record], advance: Advance | None = None) -> None:
         """Bring what is not here of the records' objects, each verified.
 
@@ -182,8 +194,10 @@ class Remote:
         asked = list(records)
         shared = "group" if store.cache.settings.group_shared else None
         cache = object_database(localfs, str(store.cache.objects_folder), shared=shared)
-        faulty: dict[str, str] = {}
-        for batch in _batches({entry.md5: entry.size for record in asked for entry in store.missing(record)}):
+        lacking = {entry.md5: entry.size for record in asked for entry in store.missing(record)}
+        # A record that says another size than a sound object has is wrong, and must not cost us the object.
+        faulty = {name: "damaged" for name in lacking if store.cache.is_sound(name)}
+        for batch in _batches({name: size for name, size in lacking.items() if name not in faulty}):
             with _writing(store):
                 for name in batch:
                     # DVC takes a file that is there for the object.

@@ -103,7 +103,7 @@ class RemoteFiles:
 
     def find(self, folder: str) -> list[str]:
         """Paths of all files below a folder."""
-        self._reach(writing=False)
+        self.reach()
         with self._reaching():
             try:
                 return list(self._fs.find(folder))
@@ -131,7 +131,7 @@ class RemoteFiles:
         Args:
             objects: name -> bytes.
         """
-        self._reach(writing=to is self.objects)
+        self.reach(writing=to is self.objects)
         faults: dict[str, BaseException] = {}
         names = list(objects)
         counter = _byte_counter(advance, sum(objects.values()))
@@ -151,9 +151,9 @@ class RemoteFiles:
 
     def away(self, fault: BaseException) -> RemoteAway:
         """What to raise for a fault of the remote."""
-        reason = " ".join(str(fault).split()) or type(fault).__name__
+        reason = " ".join(str(fault).split()).removesuffix(".") or type(fault).__name__
         return RemoteAway(
-            f"remote {self.name} ({self.url}): {reason}; what arrived stays, say it again when the remote answers"
+            f"remote {self.name} ({self.url}): {reason}. Nothing is lost: say it again when the remote answers"
         )
 
     def _each(self, ask: Callable[[T], R], items: Iterable[T], *, writing: bool = False) -> list[R]:
@@ -163,12 +163,16 @@ class RemoteFiles:
         asked = list(items)
         if not asked:
             return []
-        self._reach(writing=writing)
+        self.reach(writing=writing)
         with self._reaching(), ThreadPoolExecutor(QUESTIONS, cancel_on_error=True) as pool:
             return list(pool.map(ask, asked))
 
-    def _reach(self, *, writing: bool) -> None:
-        """One question at first, so that a remote that is away is not asked hundreds."""
+    def reach(self, *, writing: bool = False) -> None:
+        """Ask one question, once, so that a remote that is away is not asked hundreds.
+
+        A disk that is not mounted must not look like an empty store, nor be written to: a folder has to be there, or
+        its parent for who comes ``writing``.
+        """
         if self._reached:
             return
         from dvc_objects.fs.base import ObjectFileSystem
@@ -180,11 +184,10 @@ class RemoteFiles:
                 if not self._fs.exists(bucket):
                     raise FileNotFoundError(f"no bucket {bucket}, or no right to see it")
             elif not there and self._fs.protocol in ("local", "ssh"):
-                # A disk that is not mounted must not look like an empty store, nor be written to.
                 if not writing:
-                    raise FileNotFoundError("no such folder; `store share` makes it where its parent is there")
+                    raise FileNotFoundError("no such folder (is its disk mounted? The first `store share` makes it)")
                 if not self._fs.isdir(self._fs.parent(self._path)):
-                    raise FileNotFoundError("neither it nor its parent folder is there: is the disk mounted?")
+                    raise FileNotFoundError("neither the folder nor its parent is there (is its disk mounted?)")
         self._reached = True
 
     @contextmanager

@@ -1,1 +1,1 @@
-"""The store as a person meets it: what is here, what is on the remote, and how to move it."""
+"""Sharing finished artifacts with a team: commands over the store of ``pipelines.runs`` and its remote. No science."""
