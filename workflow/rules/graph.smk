@@ -1,5 +1,6 @@
 # What the rules share: the validated parameters, the plan, and lookups into it by output path.
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -7,7 +8,12 @@ sys.path.insert(0, workflow.basedir)
 
 from pipelines.runs.errors import RetraceError
 from workflow.executions import prepare_environment
+from workflow.locks import take_place
 from workflow.papers import plan_papers
+
+# The processes that Snakemake starts for its jobs do not lock.
+if workflow.is_main_process:
+    take_place(Path.cwd())
 
 try:
     PLAN = plan_papers(config, workflow.basedir)
