@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
+
 import pytest
 import torch
 
@@ -13,7 +16,8 @@ from pipelines.runs.verb import Execution
 MODEL = ModelSpec(
     num_layers=2, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, num_query_groups=2, seq_length=16
 )
-EXPERTS = ExpertSpec(num_moe_experts=4, moe_router_topk=2, moe_ffn_hidden_size=16)
+BASE = MODEL.model_copy(update={"num_layers": 1})
+EXPERTS = ExpertSpec(num_moe_experts=4, moe_router_topk=2, moe_ffn_hidden_size=48)
 # Steps fall inside, at the end of and between the windows of the log and of the evaluation.
 TRAINING = TrainingSpec(
     train_iters=6,
@@ -62,52 +66,68 @@ def kill_after(monkeypatch):
     return kill_after
 
 
+@pytest.fixture(scope="module")
+def inputs(tokens, tmp_path_factory):
+    """Token artifact, and dense models to grow (half the layers) and to upcycle (all of them)."""
+    from pipelines.megatron.training import train
+
+    made = {"tokens": tokens}
+    training = TRAINING.model_copy(update={"train_iters": 3, "log_interval": 100})
+    for name, model in (("base", BASE), ("dense", MODEL)):
+        made[name] = tmp_path_factory.mktemp(name)
+        with closing(Job(made[name], name, Execution())) as job:
+            train(model, None, training, 1, tokens, job)
+    return made
+
+
 @pytest.fixture
-def attempt(tokens, tmp_path):
-    """``attempt(name, run)``: one attempt at a job; ``run(tokens, job)`` gives the final metrics."""
+def attempt(inputs, tmp_path):
+    """``attempt(name, run)``: one attempt at a job; ``run(inputs, job)`` gives the final metrics."""
 
     def attempt(name, run):
         job = Job(tmp_path / name, name.split("-")[0], Execution(checkpoint_seconds=0))
         job.out.mkdir()
-        try:
-            final = run(tokens, job)
-        finally:
-            job.close()
+        with closing(job):
+            final = run(inputs, job)
         return final, job.facts, {file.name: file.read_bytes() for file in sorted(job.out.iterdir())}
 
     return attempt
 
 
 def dense(precision, untied=False, **options):
-    def run(tokens, job):
+    def run(inputs, job):
         from pipelines.megatron.training import train
 
         model = MODEL.model_copy(update={"untie_embeddings_and_output_weights": untied})
         training = TRAINING.model_copy(update={"precision": precision, **options})
-        return train(model, None, training, 1, tokens, job)
+        return train(model, None, training, 1, inputs["tokens"], job)
 
     return run
 
 
-def experts(method, **hyperparameters):
-    def run(tokens, job):
+def stacked(inputs, job):
+    from pipelines.growth.spec import GrowthSpec
+    from pipelines.growth.training import train
+
+    spec = GrowthSpec(method={"name": "stack", "growth_factor": 2}, model=MODEL, training=TRAINING, seed=1)
+    return train(spec, {"tokens": inputs["tokens"], "base": inputs["base"]}, job)
+
+
+def experts(method, init="scratch"):
+    def run(inputs, job):
         from pipelines.moe.spec import MoESpec
         from pipelines.moe.training import train
 
         spec = MoESpec(
-            method={"name": method, **hyperparameters},
-            model=MODEL,
-            experts=EXPERTS,
-            training=TRAINING,
-            micro_batch_size=2,
-            seed=1,
+            method=method, model=MODEL, experts=EXPERTS, training=TRAINING, micro_batch_size=2, init=init, seed=1
         )
-        return train(spec, {"tokens": tokens}, job)
+        read = ("tokens", "dense") if init == "upcycle" else ("tokens",)
+        return train(spec, {name: inputs[name] for name in read}, job)
 
     return run
 
 
-def stateful(tokens, job):
+def stateful(inputs, job):
     """A training that draws random numbers, and whose modules keep a running mean and count steps."""
     from pipelines.megatron.training import train
 
@@ -131,14 +151,15 @@ def stateful(tokens, job):
 
     # The one place a process for random numbers: other tests draw from it too.
     torch.manual_seed(3)
-    return train(MODEL, None, TRAINING, 1, tokens, job, prepare=prepare, on_log=on_log)
+    return train(MODEL, None, TRAINING, 1, inputs["tokens"], job, prepare=prepare, on_log=on_log)
 
 
 TRAININGS = {
     "dense_bf16": dense("bf16"),
     "dense_fp32_untied_wsd": dense("fp32", untied=True, lr_decay_style="WSD", lr_wsd_decay_iters=2),
-    "topk": experts("topk"),
-    "rmoe": experts("rmoe", recurrent_size=8),
+    "stacked": stacked,
+    "topk": experts({"name": "topk"}),
+    "rmoe_upcycled": experts({"name": "rmoe", "recurrent_size": 8}, init="upcycle"),
     "stateful": stateful,
 }
 
@@ -147,7 +168,8 @@ TRAININGS = {
 def test_stopped_after_any_step_a_training_ends_in_the_same_bits(attempt, kill_after, kind):
     run = TRAININGS[kind]
     final, facts, files = attempt(f"{kind}_whole", run)
-    for step in range(1, TRAINING.train_iters + 1):
+    steps = [json.loads(line)["step"] for line in files["metrics.jsonl"].splitlines()]
+    for step in range(1, max(steps) + 1):
         key = f"{kind}{step}"
         kill_after(step)
         with pytest.raises(Killed):
@@ -179,11 +201,28 @@ def test_a_checkpoint_holds_every_tensor_that_training_changes(attempt, kill_aft
 
     kill_after(2)
     with pytest.raises(Killed):
-        attempt("rmoe-killed", TRAININGS["rmoe"])
-    with safe_open(work / "rmoe" / "step-2" / "rank0.safetensors", "pt") as file:
+        attempt("key-killed", TRAININGS["rmoe_upcycled"])
+    with safe_open(work / "key" / "step-2" / "rank0.safetensors", "pt") as file:
         names = set(file.keys())
     parameters = {name.removeprefix("parameter/") for name in names if name.startswith("parameter/")}
     moments = {name.removeprefix("optimizer/") for name in names if name.startswith("optimizer/")}
     assert "router_recurrence.cell.weight_ih" in parameters
     assert moments == {f"{name}/{each}" for name in parameters for each in ("exp_avg", "exp_avg_sq", "step")}
     assert {"losses", "random/cpu", "auxiliary/load_balancing_loss", "buffer/routing_statistics.tokens_LN"} <= names
+
+
+def test_a_damaged_checkpoint_costs_one_step(attempt, kill_after, work, capsys):
+    run = TRAININGS["topk"]
+    _, _, files = attempt("whole", run)
+    kill_after(4)
+    with pytest.raises(Killed):
+        attempt("key-killed", run)
+    kill_after(None)
+    newest = work / "key" / "step-4" / "rank0.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    _, facts, resumed = attempt("key-resumed", run)
+    assert facts["resumed_from_step"] == 3
+    assert f"warning: {newest} is damaged" in capsys.readouterr().err
+    assert resumed == files
