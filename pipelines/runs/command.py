@@ -101,14 +101,15 @@ def verb_command(stage: str, name: str, declared: Verb) -> VerbCommand:
     parameters += [
         click.Option(["--out"], type=click.Path(path_type=Path), required=True, help="folder the artifact goes to"),
         click.Option(["--overwrite"], is_flag=True, help="replace the folder if it exists"),
+        click.Option(["--key"], help="identity the graph planned: asked for in the store before any input is read"),
     ]
 
-    def run(spec: str, execution: str, out: Path, overwrite: bool, **paths: Any) -> None:
+    def run(spec: str, execution: str, out: Path, overwrite: bool, key: str | None, **paths: Any) -> None:
         from pipelines.runs.lifecycle import run_job
         from pipelines.runs.ranks import leave
 
         inputs = {key.removeprefix("input_"): list(p) if isinstance(p, tuple) else p for key, p in paths.items()}
-        run_job(stage, name, declared, spec, execution, inputs, out, overwrite=overwrite)
+        run_job(stage, name, declared, spec, execution, inputs, out, overwrite=overwrite, key=key)
         if "RANK" in os.environ:
             leave()
 

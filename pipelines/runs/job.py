@@ -37,7 +37,7 @@ class Job:
         self.rank = int(os.environ.get("RANK", 0))
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         self.world_size = int(os.environ.get("WORLD_SIZE", 1))
-        self.work = Path(os.environ.get("RETRACE_WORK", ROOT / ".retrace" / "work")) / key
+        self.work = work_folder(key)
         self.facts: dict[str, Any] = {}
         self.started = time.time()
         self.seconds_before = 0.0
@@ -109,6 +109,11 @@ class Job:
         """Close metrics.jsonl."""
         if self._metrics is not None:
             self._metrics.close()
+
+
+def work_folder(key: str) -> Path:
+    """Where the checkpoints of an unfinished job lie."""
+    return Path(os.environ.get("RETRACE_WORK", ROOT / ".retrace" / "work")) / key
 
 
 def read_record(artifact: Path) -> dict[str, Any]:

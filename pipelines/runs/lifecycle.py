@@ -1,4 +1,4 @@
-"""One job from call to artifact: validate, start the ranks, run, record, and move the folder into place.
+"""One job from call to artifact: validate, ask the store, start the ranks, run, record, and move the folder into place.
 
 Everything is written under a sibling folder and renamed at the end: an artifact is whole or absent.
 """
@@ -12,39 +12,24 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pipelines.runs.errors import RetraceError
-from pipelines.runs.identity import ROOT, RUN_RECORD, code_digest, input_key, job_key, method_name, versions
-from pipelines.runs.job import Job
-from pipelines.runs.methods import resolve_method
-from pipelines.runs.ranks import end_with_launcher, in_slurm_step, join_slurm, process_started, run_ranks
+from pipelines.runs.identity import ROOT, RUN_RECORD, code_digest, code_of_modules, method_name, versions
+from pipelines.runs.job import Job, work_folder
+from pipelines.runs.lock import hold_rank, job_lock, remove_unfinished
+from pipelines.runs.placement import check_free, full_folder, make_partial, move_into_place, partial_folder
+from pipelines.runs.ranks import end_with_launcher, in_slurm_step, join_slurm, leave, process_started, run_ranks
+from pipelines.runs.request import Inputs, Request, validate_spec
+from pipelines.runs.reuse import adopt, check_same_job, holds, restored
 from pipelines.runs.signals import install_signal_handlers
-from pipelines.runs.verb import Execution, Spec, Verb, parse_spec
-
-Inputs = dict[str, Any]
-"""Input name -> Path, list of Paths for inputs that take many, or None for an optional one not given."""
-
-
-def validate_spec(stage: str, declared: Verb, text: str | dict[str, Any]) -> Spec:
-    """The spec with its method resolved and every default spelled out."""
-    if isinstance(text, str):
-        # Only to reach the method inside; parse_spec gives the errors a person reads.
-        source = (
-            Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") and Path(text[1:]).is_file() else text
-        )
-        try:
-            values = json.loads(source)
-        except json.JSONDecodeError:
-            return parse_spec(declared.spec, text, "--spec")
-    else:
-        values = dict(text)
-    if "method" in declared.spec.model_fields and isinstance(values, dict) and "method" in values:
-        values["method"] = resolve_method(stage, values["method"])
-    return parse_spec(declared.spec, values, "--spec")
+from pipelines.runs.store import Record, Store, open_store
+from pipelines.runs.verb import Execution, Verb, parse_spec
 
 
 def run_job(
@@ -57,73 +42,114 @@ def run_job(
     out: Path,
     *,
     overwrite: bool = False,
+    key: str | None = None,
 ) -> None:
-    """Run one verb to its artifact in ``out``.
+    """Bring one verb's artifact to ``out``: from the store if it has it, else by running the verb.
+
+    Args:
+        key: the identity that the graph planned; the store is asked for it before any input is read.
 
     Raises:
-        RetraceError: a wrong spec, a missing input, an existing output.
+        RetraceError: a wrong spec, a missing input, an existing output, a key that is not this job's, a full disk.
     """
     install_signal_handlers()
     spec = validate_spec(stage, declared, spec_text)
     execution = parse_spec(Execution, exec_text, "--exec")
     assert isinstance(execution, Execution)
-    _check_inputs(stage, declared, spec, inputs)
-    if declared.check is not None:
-        declared.check(spec, execution)
-    ranks_wanted = execution.processes > 1 and "RANK" not in os.environ
-    if ranks_wanted and in_slurm_step():
+    request = Request(stage, verb, declared, spec, execution, inputs, out, overwrite)
+    if "RANK" in os.environ:
+        # The process that started this rank has asked the store.
+        request.check()
+        compute(request)
+        return
+    in_step = execution.processes > 1 and in_slurm_step()
+    if in_step:
         join_slurm(execution)
-        ranks_wanted = False
-    # A slow rank may come here when the first one has already finished.
-    if out.exists() and not overwrite and os.environ.get("RANK", "0") == "0":
-        raise RetraceError(f"{out} exists: remove it, choose another --out, or give --overwrite")
-    if ranks_wanted:
-        run_ranks(execution)
+    is_first = os.environ.get("RANK", "0") == "0"
+    # A slow task may come here when the first one has already finished.
+    if is_first and not overwrite:
+        check_free(out)
+    if key is None:
+        request.check()
+        key = request.key
+    store = open_store()
+    if in_step:
+        _run_task(request, key, store, is_first)
+        return
+    record = store.record(key) if store else None
+    if store and record and _served(request, store, record):
+        remove_unfinished(work_folder(key))
+        return
+    request.check_planned(key)
+    with job_lock(work_folder(key)) as waited:
+        # Whoever had the lock may have finished it: in place, or into the store, where it may have mended an object.
+        if waited and holds(out, key):
+            adopt(out, key)
+            return
+        now = store.record(key) if store else None
+        if store and now and (waited or now != record) and _served(request, store, now):
+            return
+        if execution.processes == 1:
+            compute(request)
+            return
+        code = run_ranks(execution)
+    leave(code)
+
+
+def _run_task(request: Request, key: str, store: Store | None, is_first: bool) -> None:
+    """One task of an srun step. Each decides alone, by what all of them see: whether every object is here."""
+    record = store.record(key) if store else None
+    if store is None or record is None or store.missing(record):
+        request.check_planned(key)
+        compute(request)
+    elif is_first and not _served(request, store, record):
+        raise RetraceError(f"{request.out}: a stored object was damaged and has been removed: run the job again")
+
+
+def _served(request: Request, store: Store, record: Record) -> bool:
+    """Whether the artifact could be restored, and is now in place."""
+    check_same_job(record, request.stage, request.verb, request.values)
+    with _full_disk_is_said(request.out, work_folder(record.key)):
+        return restored(store, record, request.out, overwrite=request.overwrite)
+
+
+def compute(request: Request) -> None:
+    """Run the verb in this process, one of the job's ranks, and store and place what it made."""
+    execution, out = request.execution, request.out
     if "threads" in execution.model_fields_set:
         os.environ["OMP_NUM_THREADS"] = str(execution.threads)
     else:
         os.environ.setdefault("OMP_NUM_THREADS", str(execution.threads))
-
-    # An input not given and an empty list of inputs are the same thing.
-    input_keys = {name: _keys(path) for name, path in inputs.items() if path}
-    values = spec.model_dump(mode="json")
-    key = job_key(stage, verb, declared, values, input_keys)
-    partial = out.with_name(f".{out.name}.partial")
-    job = Job(partial, key, execution)
+    partial = partial_folder(out)
+    job = Job(partial, request.key, execution)
+    if "RANK" in os.environ:
+        hold_rank(job.work)
     end_with_launcher()
     started = time.time()
     try:
-        if job.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        final = declared.load()(spec, inputs, job)
-        if not job.is_main:
-            return
-        job.log(final=True, **final)
-        job.close()
-        record = {
-            "key": key,
-            "stage": stage,
-            "verb": verb,
-            "spec": values,
-            "inputs": input_keys,
-            "code_digest": code_digest(stage, declared, method_name(values)),
-            "versions": versions(declared.packages),
-            "git_commit": git_commit(),
-            "execution": execution.model_dump(mode="json"),
-            "world_size": job.world_size,
-            "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-            "seconds": round(job.seconds(), 3),
-            "startup_seconds": round((job.first_step_at or time.time()) - process_started(), 3),
-            "peak_memory_bytes": _peak_memory(),
-            "mlflow_run_id": None,
-            "provenance": "computed",
-            **job.facts,
-        }
-        (partial / RUN_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        _move_into_place(partial, out)
+        with _full_disk_is_said(out, job.work):
+            if job.is_main:
+                make_partial(out)
+            final = request.declared.load()(request.spec, request.inputs, job)
+            if not job.is_main:
+                return
+            job.log(final=True, **final)
+            job.close()
+            record = _run_record(request, job, started)
+            (partial / RUN_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        # The work is done: what is left takes no longer than ending it would, and nobody wants it done again.
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        store = open_store()
+        if store is not None:
+            store.put(partial, record, place=out)
+        try:
+            move_into_place(partial, out, overwrite=request.overwrite)
+        except FileExistsError:
+            adopt(out, request.key)
+            shutil.rmtree(partial)
         # Checkpoints of an unfinished job are of no use to a finished one.
         shutil.rmtree(job.work, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
     except BaseException:
         job.close()
         if job.is_main:
@@ -131,6 +157,48 @@ def run_job(
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _run_record(request: Request, job: Job, started: float) -> dict[str, Any]:
+    """What is written into run.json."""
+    method = method_name(request.values)
+    return {
+        "key": request.key,
+        "stage": request.stage,
+        "verb": request.verb,
+        "spec": request.values,
+        "inputs": request.input_keys,
+        "code_digest": code_digest(request.stage, request.declared, method),
+        "code": code_of_modules(request.stage, request.declared, method),
+        "versions": versions(request.declared.packages),
+        "git_commit": git_commit(),
+        "execution": request.execution.model_dump(mode="json"),
+        "world_size": job.world_size,
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(job.seconds(), 3),
+        "startup_seconds": round((job.first_step_at or time.time()) - process_started(), 3),
+        "peak_memory_bytes": _peak_memory(),
+        "mlflow_run_id": None,
+        "provenance": "computed",
+        **job.facts,
+    }
+
+
+@contextmanager
+def _full_disk_is_said(out: Path, work: Path) -> Iterator[None]:
+    """Turn whatever a full disk makes libraries say into one line."""
+    try:
+        yield
+    except RetraceError:
+        raise
+    except Exception as error:
+        folder = full_folder(error, [out.parent, work.parent])
+        if folder is None:
+            raise
+        raise RetraceError(
+            f"{folder}: no space left on this disk ({str(error).splitlines()[0]}); make room, for instance with "
+            f"`python -m pipelines store gc`, and run again: training goes on from the checkpoints in {work}"
+        ) from error
 
 
 @cache
@@ -144,38 +212,6 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if changed else "")
-
-
-def _check_inputs(stage: str, declared: Verb, spec: Spec, inputs: Inputs) -> None:
-    demanded: tuple[str, ...] = ()
-    if "method" in type(spec).model_fields:
-        from pipelines.runs.methods import method_card
-
-        name = method_name(spec.model_dump(mode="json"))
-        demanded = method_card(stage, str(name)).requires
-    for name in declared.inputs:
-        path = inputs.get(name)
-        if not path:
-            if name in declared.optional and name not in demanded:
-                continue
-            raise RetraceError(f"--{name} is missing: {declared.inputs[name]}")
-        for each in path if isinstance(path, list) else [path]:
-            if not each.exists():
-                raise RetraceError(f"--{name}: no such file or folder: {each}")
-
-
-def _keys(path: Path | list[Path]) -> str | list[str]:
-    return [input_key(each) for each in path] if isinstance(path, list) else input_key(path)
-
-
-def _move_into_place(partial: Path, out: Path) -> None:
-    """Rename; what is replaced goes aside first, so that a kill in between loses neither."""
-    replaced = out.with_name(f".{out.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if out.exists():
-        out.rename(replaced)
-    partial.rename(out)
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _peak_memory() -> int:

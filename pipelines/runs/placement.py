@@ -10,6 +10,9 @@ from pathlib import Path
 
 from pipelines.runs.errors import RetraceError
 
+# Bytes; less is no room for anything.
+NEARLY_NOTHING = 1 << 16
+
 
 def owner() -> str:
     """Name of this job among all that may write beside it; one name for all its ranks.
@@ -58,6 +61,31 @@ def move_into_place(partial: Path, out: Path, *, overwrite: bool = False) -> Non
             raise FileExistsError(f"{out} exists") from None
         raise
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def full_folder(error: BaseException, folders: list[Path]) -> Path | None:
+    """The folder whose disk is full, if that is what an error comes from.
+
+    Libraries say it each in its own way: ENOSPC, its words in a message (safetensors), or neither (torch, numpy);
+    then a disk with nothing left on it tells.
+    """
+    emptiest = min(folders, key=_free_bytes)
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return Path(str(error.filename)).parent if error.filename else emptiest
+        if os.strerror(errno.ENOSPC) in str(error):
+            return emptiest
+        cause = error.__cause__ or error.__context__
+        if cause is None:
+            break
+        error = cause
+    return emptiest if _free_bytes(emptiest) < NEARLY_NOTHING else None
+
+
+def _free_bytes(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def check_free(out: Path) -> None:

@@ -78,8 +78,8 @@ def _end_orphan() -> None:
     os._exit(STOPPED)
 
 
-def run_ranks(execution: Execution) -> NoReturn:
-    """Run this same command line on every rank under torchrun, and exit as the ranks did."""
+def run_ranks(execution: Execution) -> int:
+    """Run this same command line on every rank under torchrun; returns their exit status, to ``leave`` with."""
     _pass_on_sigusr1()
     check_machine(execution)
     os.environ["RETRACE_LAUNCHER"] = str(os.getpid())
@@ -108,7 +108,7 @@ def run_ranks(execution: Execution) -> NoReturn:
                 print(f"rank {rank} was ended by {name}; the other ranks were stopped", file=sys.stderr)
         except SignalException as stopped:
             code = 128 + stopped.sigval
-    leave(code)
+    return code
 
 
 def _pass_on_sigusr1() -> None:

@@ -84,6 +84,12 @@ def train(spec, inputs, job):
     if spec.fault == "wait":
         (job.out.parent / f"waiting{job.rank}").write_text(str(os.getpid()))
         time.sleep(60)
+    if spec.fault == "gate":
+        (job.out.parent / f"waiting{job.rank}").write_text(str(os.getpid()))
+        while not (job.out.parent / "go").exists():
+            time.sleep(0.02)
+    if spec.fault == "large":
+        (job.out / "large").write_bytes(bytes(2_000_000))
     job.record(tokens=10)
     return {"final_loss": formula.loss(spec.steps) * method.growth_factor, "world_size": job.world_size}
 '''
@@ -140,6 +146,15 @@ def tree(tmp_path: Path) -> Path:
         path = package / "growth" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    return tree
+
+
+@pytest.fixture
+def shared_tree(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tree with DVC set up and the store on; its cache is ``cache`` beside it."""
+    (tree / ".dvc").mkdir()
+    (tree / ".dvc" / "config").write_text("[cache]\n    dir = ../../cache\n    type = copy\n", encoding="utf-8")
+    monkeypatch.setenv("RETRACE_STORE", "full")
     return tree
 
 

@@ -168,7 +168,9 @@ def test_an_existing_output_is_kept_unless_told_otherwise(grow, tmp_path):
 
 
 def test_what_a_killed_job_left_is_not_in_the_way(grow, tmp_path):
-    partial = tmp_path / ".out.partial"
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    partial = tmp_path / f".out.{os.uname().nodename}-{gone.pid}.partial"
     partial.mkdir()
     (partial / "stale").touch()
     grow(SCRATCH, "--out", tmp_path / "out")
