@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines.runs.errors import RetraceError
@@ -126,3 +127,39 @@ def test_an_sbatch_script_alone_is_no_step(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_PROCID", "0")
     assert not in_slurm_step()
+
+
+def test_sigusr1_before_the_ranks_can_take_it_ends_nothing(tree, tmp_path):
+    options = ["--spec", json.dumps(SCRATCH), "--exec", json.dumps(TWO), "--out", str(tmp_path / "out")]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "pipelines", "growth", "train", *options],
+        cwd=tree,
+        env={**os.environ, "RETRACE_WORK": str(tmp_path / "work"), "PYTHONPATH": str(tree)},
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: len(psutil.Process(job.pid).children()) == 2)
+    while job.poll() is None:
+        job.send_signal(signal.SIGUSR1)
+        time.sleep(0.1)
+    assert job.returncode == 0
+    assert (tmp_path / "out" / "run.json").exists()
+
+
+def test_the_rank_that_was_killed_is_named(tree, tmp_path):
+    results = tmp_path / "results"
+    results.mkdir()
+    options = ["--spec", json.dumps({**SCRATCH, "fault": "wait"}), "--exec", json.dumps(TWO)]
+    log = tmp_path / "log"
+    with log.open("w") as messages:
+        job = subprocess.Popen(
+            [sys.executable, "-m", "pipelines", "growth", "train", *options, "--out", str(results / "out")],
+            cwd=tree,
+            env={**os.environ, "RETRACE_WORK": str(tmp_path / "work"), "PYTHONPATH": str(tree)},
+            stderr=messages,
+        )
+    waiting = [results / "waiting0", results / "waiting1"]
+    wait_until(lambda: all(each.exists() and each.read_text() for each in waiting))
+    os.kill(int(waiting[1].read_text()), signal.SIGKILL)
+    assert job.wait(timeout=60) == 128 + signal.SIGKILL
+    assert "rank 1 was ended by SIGKILL; the other ranks were stopped" in log.read_text()
+    assert sorted(results.iterdir()) == waiting
