@@ -125,6 +125,7 @@ def compute(request: Request) -> None:
     if "RANK" in os.environ:
         hold_rank(job.work)
     end_with_launcher()
+    store = open_store()
     started = time.time()
     try:
         with _full_disk_is_said(out, job.work):
@@ -139,7 +140,6 @@ def compute(request: Request) -> None:
             (partial / RUN_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         # The work is done: what is left takes no longer than ending it would, and nobody wants it done again.
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        store = open_store()
         if store is not None:
             store.put(partial, record, place=out)
         try:
