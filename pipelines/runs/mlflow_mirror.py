@@ -2,8 +2,9 @@
 
 One process copies many runs, because starting MLflow costs more than most jobs, and because jobs that first
 touch a missing database together break it. A run is found again by its key, so mirroring twice adds nothing
-and a restored artifact points at the run that computed it. Nothing here fails a pipeline: the run folders
-are whole, and mirroring can be done again at any time.
+and a restored artifact points at the run that computed it; the store's record has that run's id, too, for those
+who restore it elsewhere. Nothing here fails a pipeline: the run folders are whole, and mirroring can be done
+again at any time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pipelines.runs.identity import RUN_RECORD
 from pipelines.runs.job import read_metrics, read_record
 from pipelines.runs.mlflow_database import experiment_name, is_prepared, prepared_client, tracking_uri
 from pipelines.runs.records import find_runs, flatten, is_number
+from pipelines.runs.store import Store, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +59,7 @@ def mirror(paths: tuple[Path, ...], papers: Path | None, out: Path | None) -> No
     ids: dict[str, str] = {}
     failures: list[str] = []
     try:
-        copies = Mirror(prepared_client())
+        copies = Mirror(prepared_client(), open_store())
     except Exception as error:
         failures = [_first_line(error)] * len(runs)
     else:
@@ -78,10 +80,11 @@ def mirror(paths: tuple[Path, ...], papers: Path | None, out: Path | None) -> No
 
 
 class Mirror:
-    """Copies of runs in one experiment of one MLflow client."""
+    """Copies of runs in one experiment of one MLflow client; the store, if there is one, is told their ids."""
 
-    def __init__(self, client: MlflowClient) -> None:
+    def __init__(self, client: MlflowClient, store: Store | None = None) -> None:
         self.client = client
+        self.store = store
         experiment = client.get_experiment_by_name(experiment_name())
         assert experiment is not None
         self.experiment_id: str = experiment.experiment_id
@@ -124,6 +127,9 @@ class Mirror:
                 self.client.set_tag(run_id, key, value)
         if record.get("mlflow_run_id") != run_id:
             _note_run_id(run, {**record, "mlflow_run_id": run_id})
+        # A copy of what was computed elsewhere is not the run that computed it.
+        if self.store is not None and record.get("provenance") == "computed":
+            self.store.note_run_id(record["key"], run_id)
         return run_id
 
     def _create(self, key: str, name: str, started: int, tags: dict[str, str]) -> str:
@@ -197,6 +203,7 @@ def _tags(record: dict[str, Any]) -> dict[str, str]:
         "mlflow.source.git.commit": (record.get("git_commit") or "").rstrip("+") or None,
         "code_digest": record["code_digest"],
         "provenance": record.get("provenance"),
+        "restored_from_run": record.get("mlflow_run_id") if record.get("provenance") == "restored" else None,
         "world_size": record.get("world_size"),
     }
     return {key: str(value) for key, value in tags.items() if value is not None}

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.runs import mlflow_mirror
+from pipelines.runs.cache import Cache, CacheSettings
+from pipelines.runs.store import Store
 
 LINES = [{"step": 1, "loss": 3.0, "load": [0.5, 0.25]}, {"step": 2, "loss": 2.0, "load": [0.5, 0.5]}]
 
@@ -92,6 +94,46 @@ def test_a_copy_has_params_every_step_tags_and_its_paper_and_is_made_once(tmp_pa
     assert [each.value for each in client.get_metric_history(mlflow_id(run), "load.1")] == [0.25, 0.5]
     assert copy.data.metrics["val_loss"] == 1.5
     assert copy.data.metrics["seconds"] == 10.0
+
+
+KEY = "a1" * 32
+
+
+def test_the_id_travels_with_the_stored_artifact_to_whoever_restores_it(
+    tmp_path, make_run, mirror, client, monkeypatch
+):
+    store = Store(Cache(CacheSettings(tmp_path / "cache")), tmp_path)
+    monkeypatch.setattr(mlflow_mirror, "open_store", lambda: store)
+    run = make_run(tmp_path / "results" / "run", key=KEY, lines=LINES, final={"val_loss": 1.5})
+    record = store.put(run, json.loads((run / "run.json").read_text()))
+    assert record is not None
+    assert record.run["mlflow_run_id"] is None
+    mirror(tmp_path / "results")
+    noted = store.record(KEY)
+    assert noted is not None
+    store.restore(noted, tmp_path / "elsewhere" / "run")
+    assert mlflow_id(tmp_path / "elsewhere" / "run") == mlflow_id(run)
+    mirror(tmp_path / "elsewhere")
+    assert mlflow_id(tmp_path / "elsewhere" / "run") == mlflow_id(run)
+    (experiment,) = (each for each in client.search_experiments() if each.name == "retrace")
+    assert len(client.search_runs([experiment.experiment_id])) == 1
+
+
+def test_a_restored_run_that_the_server_does_not_know_is_copied_and_says_which_run_it_was(
+    tmp_path, make_run, mirror, client, monkeypatch
+):
+    store = Store(Cache(CacheSettings(tmp_path / "cache")), tmp_path)
+    monkeypatch.setattr(mlflow_mirror, "open_store", lambda: store)
+    run = make_run(tmp_path / "computed", key=KEY, lines=LINES, final={}, mlflow_run_id="of-another-server")
+    record = store.put(run, json.loads((run / "run.json").read_text()))
+    assert record is not None
+    store.restore(record, tmp_path / "results" / "run")
+    for _ in range(2):
+        mirror(tmp_path / "results")
+        copy = client.get_run(mlflow_id(tmp_path / "results" / "run"))
+        assert copy.data.tags["restored_from_run"] == "of-another-server"
+        assert copy.data.tags["provenance"] == "restored"
+        assert store.record(KEY) == record, "a copy is not the run that computed it"
 
 
 def test_a_copy_cut_short_is_filled_again_under_its_id(tmp_path, make_run, mirror, client):
