@@ -6,6 +6,7 @@ Whichever client is behind it, a remote that is away is noticed within seconds a
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -215,7 +216,8 @@ def _less_patient(fs: FileSystem) -> FileSystem:
     if fs.protocol == "s3":
         settings = fs.fs_args.setdefault("config_kwargs", {})
         settings.setdefault("connect_timeout", CONNECT_SECONDS)
-        settings.setdefault("retries", {"max_attempts": 2})
+        if "AWS_MAX_ATTEMPTS" not in os.environ:
+            settings.setdefault("retries", {"max_attempts": 2})
     elif fs.protocol == "ssh":
         # A link that broke under a transfer is noticed by what keeps it alive.
         fs.fs_args |= {"connect_timeout": CONNECT_SECONDS, "keepalive_interval": 3 * CONNECT_SECONDS}

@@ -44,8 +44,10 @@ def merged_config(paths: Iterable[Path]) -> dict[str, Any]:
     for path in paths:
         try:
             update_config(config, load_configfile(path))
+        except OSError as fault:
+            raise RetraceError(f"{path}: {fault.strerror}; --configfile takes an overlay of params.yaml") from None
         except WorkflowError as fault:
-            raise RetraceError(str(fault)) from None
+            raise RetraceError(f"{path}: {fault}") from None
     return config
 
 
