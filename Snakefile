@@ -1,5 +1,6 @@
 """Retrace: `snakemake --cores all paper_tables` makes every table that papers/ describes."""
 
+import sys
 from pathlib import Path
 
 from snakemake.utils import min_version
@@ -31,6 +32,13 @@ rule all:
         rules.paper_tables.input,
 
 
+onstart:
+    SHARING.fetch(artifacts_of_this_call())
+
+
 onsuccess:
+    made = artifacts_of_this_call()
+    if made:
+        print(SHARING.account(made), file=sys.stderr, flush=True)
     if Path("results/claims.csv").exists():
         shell("python -m pipelines tables summary")

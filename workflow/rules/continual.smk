@@ -15,4 +15,5 @@ rule continual:
         key=planned(FINETUNED, key),
         options=options,
     shell:
-        "python -m pipelines continual finetune {params.options} --out {output} 2> {log}"
+        "python -m pipelines continual finetune --key {params.key} {params.options}"
+        " --out {output} 2> {log}"

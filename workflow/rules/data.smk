@@ -16,7 +16,8 @@ rule corpus:
         key=planned(CORPUS, key),
         options=options,
     shell:
-        "python -m pipelines data build {params.options} --out {output} 2> {log}"
+        "python -m pipelines data build --key {params.key} {params.options}"
+        " --out {output} 2> {log}"
 
 
 rule labelled_tasks:
@@ -33,4 +34,5 @@ rule labelled_tasks:
         key=planned(TASKS, key),
         options=options,
     shell:
-        "python -m pipelines data tasks {params.options} --out {output} 2> {log}"
+        "python -m pipelines data tasks --key {params.key} {params.options}"
+        " --out {output} 2> {log}"

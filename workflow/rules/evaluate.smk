@@ -16,7 +16,8 @@ rule harness_tasks:
         key=planned(HARNESS_TASKS, key),
         options=options,
     shell:
-        "python -m pipelines evaluate tasks {params.options} --out {output} 2> {log}"
+        "python -m pipelines evaluate tasks --key {params.key} {params.options}"
+        " --out {output} 2> {log}"
 
 
 rule evaluate:
@@ -33,4 +34,5 @@ rule evaluate:
         key=planned(EVALUATED, key),
         options=options,
     shell:
-        "python -m pipelines evaluate run {params.options} --out {output} 2> {log}"
+        "python -m pipelines evaluate run --key {params.key} {params.options}"
+        " --out {output} 2> {log}"

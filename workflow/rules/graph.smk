@@ -1,4 +1,4 @@
-# What the rules share: the validated parameters, the plan, and lookups into it by output path.
+# What the rules share: the validated parameters, the plan, the store, and lookups by output path.
 import sys
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from pipelines.runs.errors import RetraceError
 from workflow.executions import prepare_environment
 from workflow.locks import take_place
 from workflow.papers import plan_papers
+from workflow.sharing import Sharing
 
 # The processes that Snakemake starts for its jobs do not lock.
 if workflow.is_main_process:
@@ -17,6 +18,7 @@ if workflow.is_main_process:
 
 try:
     PLAN = plan_papers(config, workflow.basedir)
+    SHARING = Sharing(PLAN, ask=workflow.is_main_process)
 except RetraceError as error:
     raise WorkflowError(str(error)) from None
 
@@ -49,7 +51,7 @@ def planned(path, view):
 
 def inputs(job):
     """View: the artifacts the job waits for. Ancient, as it is the key that says whether one of them is another."""
-    return {name: ancient(paths) for name, paths in job.inputs.items()}
+    return {name: ancient(paths) for name, paths in SHARING.inputs(job).items()}
 
 
 def key(job):
@@ -63,3 +65,9 @@ def options(wildcards, output):
     A function of the output is not among the params that Snakemake compares, so that the key alone decides.
     """
     return PLAN[output[0]].options
+
+
+def artifacts_of_this_call():
+    """Folders of the artifacts that this call of Snakemake makes."""
+    jobs = workflow.dag.needrun_jobs(exclude_finished=False)
+    return [path for job in jobs for path in map(str, job.output) if path in PLAN.jobs]

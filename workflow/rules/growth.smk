@@ -18,6 +18,6 @@ rule growth:
         key=planned(GROWN, key),
         options=options,
     shell:
-        "{resources.launcher} python -m pipelines growth train {params.options}"
+        "{resources.launcher} python -m pipelines growth train --key {params.key} {params.options}"
         " --exec '{{\"processes\": {resources.ranks}}}'"
         " --out {output} 2> {log}"

@@ -20,6 +20,6 @@ rule moe:
         key=planned(EXPERTS, key),
         options=options,
     shell:
-        "{resources.launcher} python -m pipelines moe train {params.options}"
+        "{resources.launcher} python -m pipelines moe train --key {params.key} {params.options}"
         ' --exec \'{{"processes": {resources.ranks}, "expert_model_parallel_size": {resources.expert_parallel}}}\''
         " --out {output} 2> {log}"

@@ -19,7 +19,7 @@ rule pretrain:
         key=planned(PRETRAINED, key),
         options=options,
     shell:
-        "{resources.launcher} python -m pipelines pretrain train {params.options}"
+        "{resources.launcher} python -m pipelines pretrain train --key {params.key} {params.options}"
         " --exec '{{\"processes\": {resources.ranks}}}'"
         " --out {output} 2> {log}"
 
@@ -38,4 +38,5 @@ rule export:
         key=planned(EXPORTED, key),
         options=options,
     shell:
-        "python -m pipelines megatron export {params.options} --out {output} 2> {log}"
+        "python -m pipelines megatron export --key {params.key} {params.options}"
+        " --out {output} 2> {log}"

@@ -17,7 +17,8 @@ rule paper:
         key=planned(PAPER, key),
         options=options,
     shell:
-        "python -m pipelines tables build {params.options} --out {output} 2> {log}"
+        "python -m pipelines tables build --key {params.key} {params.options}"
+        " --out {output} 2> {log}"
 
 
 rule claims:
@@ -34,7 +35,8 @@ rule claims:
         key=planned(CLAIMS, key),
         options=options,
     shell:
-        "python -m pipelines tables claims {params.options} --out {output} 2> {log}"
+        "python -m pipelines tables claims --key {params.key} {params.options}"
+        " --out {output} 2> {log}"
 
 
 rule publish_table:

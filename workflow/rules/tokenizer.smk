@@ -17,7 +17,8 @@ rule tokenizer:
         key=planned(TOKENIZER, key),
         options=options,
     shell:
-        "python -m pipelines tokenizer train {params.options} --out {output} 2> {log}"
+        "python -m pipelines tokenizer train --key {params.key} {params.options}"
+        " --out {output} 2> {log}"
 
 
 rule vocabulary:
@@ -34,7 +35,8 @@ rule vocabulary:
         key=planned(VOCABULARY, key),
         options=options,
     shell:
-        "python -m pipelines tokenizer measure {params.options} --out {output} 2> {log}"
+        "python -m pipelines tokenizer measure --key {params.key} {params.options}"
+        " --out {output} 2> {log}"
 
 
 rule tokens:
@@ -51,4 +53,5 @@ rule tokens:
         key=planned(TOKENS, key),
         options=options,
     shell:
-        "python -m pipelines tokenizer tokenize {params.options} --out {output} 2> {log}"
+        "python -m pipelines tokenizer tokenize --key {params.key} {params.options}"
+        " --out {output} 2> {log}"

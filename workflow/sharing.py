@@ -1,0 +1,109 @@
+"""What the store spares the graph: inputs nobody needs, artifacts fetched before jobs start, and the sum at the end.
+
+Each job asks the store for itself (``pipelines.runs.lifecycle``). Here is what only the whole graph can know.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from pipelines.runs.errors import RetraceError
+from pipelines.runs.identity import RUN_RECORD
+from pipelines.runs.store import Store, open_store, store_mode
+from workflow.plan import Plan, PlannedJob
+
+
+class Sharing:
+    """The store and the remote behind it, for one call of the graph.
+
+    Args:
+        plan: every job there can be.
+        ask: whether this process may ask the remote. The processes that Snakemake starts for its jobs may not: what
+            the first one has fetched is here, and all have to see the same graph.
+    """
+
+    def __init__(self, plan: Plan, *, ask: bool) -> None:
+        self.plan = plan
+        self.store = open_store()
+        self.spared: frozenset[str] = frozenset()
+        if self.store is not None and store_mode() == "lazy":
+            self.spared = frozenset(_served(self.store, plan, ask=ask))
+
+    def inputs(self, job: PlannedJob) -> Mapping[str, str | tuple[str, ...]]:
+        """What a job has to wait for: nothing in lazy mode, when the store can give its artifact."""
+        return {} if job.path in self.spared else job.inputs
+
+    def fetch(self, paths: Iterable[str]) -> None:
+        """Bring what the remote has of these artifacts, in one go; without a remote, or when it is away, nothing."""
+        if self.store is not None:
+            _bring(self.store, [self.plan[path].key for path in paths], objects=True)
+
+    def account(self, paths: Iterable[str]) -> str:
+        """What became of these artifacts: how many were computed, how many restored, and what that saved."""
+        seconds: dict[str, list[float]] = {"computed": [], "restored": []}
+        for path in paths:
+            run = json.loads((Path(path) / RUN_RECORD).read_text(encoding="utf-8"))
+            seconds[run["provenance"]].append(run["seconds"])
+        computed, restored = seconds.values()
+        parts = [f"{len(computed)} computed in {sum(computed):.0f} s"] if computed else []
+        if restored:
+            parts.append(f"{len(restored)} restored from the store, which saved {sum(restored):.0f} s of computing")
+        return f"Artifacts: {', '.join(parts)}."
+
+
+def _served(store: Store, plan: Plan, *, ask: bool) -> Iterator[str]:
+    """The artifacts that the store can give: all objects are here, or there is a remote to fetch them from."""
+    if ask:
+        _bring(store, [job.key for job in plan.jobs.values() if store.record(job.key) is None], objects=False)
+    remote: bool | None = None
+    for path, job in plan.jobs.items():
+        record = store.record(job.key)
+        if record is None:
+            continue
+        if store.missing(record):
+            remote = _has_remote() if remote is None else remote
+            if not remote:
+                continue
+        yield path
+
+
+def _bring(store: Store, keys: list[str], *, objects: bool) -> None:
+    """Fetch the records of jobs, and what their artifacts consist of; a fault is a warning, as a job can compute."""
+    if not _lacking(store, keys):
+        return
+    # DVC takes a while to load, and most calls do not come here.
+    from pipelines.runs.remote import open_remote
+    from pipelines.store.console import byte_bar, count, in_bytes
+
+    try:
+        remote = open_remote()
+        if remote is None:
+            return
+        remote.fetch_records(store, _lacking(store, keys))
+        records = [record for key in _lacking(store, keys) if (record := store.record(key)) is not None]
+        if objects and records:
+            size = sum(each.size for record in records for each in store.missing(record))
+            _say(f"Fetching {count(len(records), 'artifact')} ({in_bytes(size)}) from remote {remote.name}.")
+            with byte_bar("fetching", size) as tell:
+                remote.fetch_objects(store, records, tell)
+    except RetraceError as fault:
+        _say(f"warning: {fault}. What cannot be fetched is computed.")
+
+
+def _lacking(store: Store, keys: list[str]) -> list[str]:
+    """The keys that have no record here, or one with objects that are not here."""
+    records = {key: store.record(key) for key in keys}
+    return [key for key, record in records.items() if record is None or store.missing(record)]
+
+
+def _has_remote() -> bool:
+    from pipelines.runs.remote import open_remote
+
+    return open_remote() is not None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
