@@ -195,8 +195,9 @@ def _full_disk_is_said(out: Path, work: Path) -> Iterator[None]:
         folder = full_folder(error, [out.parent, work.parent])
         if folder is None:
             raise
+        said = (str(error) or type(error).__name__).splitlines()[0]
         raise RetraceError(
-            f"{folder}: no space left on this disk ({str(error).splitlines()[0]}); make room, for instance with "
+            f"{folder}: no space left on this disk ({said}); make room, for instance with "
             f"`python -m pipelines store gc`, and run again: training goes on from the checkpoints in {work}"
         ) from error
 

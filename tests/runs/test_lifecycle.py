@@ -290,6 +290,15 @@ def test_a_job_killed_when_its_work_was_done_is_found_in_the_store(grow, tmp_pat
     assert left_in(tmp_path / "work") == []
 
 
+def test_a_job_told_to_end_when_its_work_is_done_finishes(grow, tmp_path, shared_tree, store):
+    placement = shared_tree / "pipelines" / "runs" / "placement.py"
+    told = "\n    os.kill(os.getpid(), 15)\n    replaced = "
+    placement.write_text(placement.read_text().replace("\n    replaced = ", told, 1))
+    grow("run", SCRATCH)
+    assert left_in(tmp_path / "results") == ["run"]
+    assert len(list(store.records())) == 1
+
+
 GATE = {**SCRATCH, "fault": "gate"}
 
 

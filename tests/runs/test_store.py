@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -352,30 +351,3 @@ def test_asking_the_store_imports_neither_dvc_nor_torch(store, make_artifact, ro
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_what_dead_jobs_left_for_the_same_place_is_removed_and_a_living_one_keeps_its_own(
-    store, make_artifact, tmp_path, monkeypatch
-):
-    record = put(store, make_artifact())
-    host = os.uname().nodename
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    left = {
-        f".run.{host}-{gone.pid}.partial": False,
-        f".run.{host}-1.partial": True,
-        f".run.elsewhere-{gone.pid}.partial": True,
-        f".run.more.{host}-{gone.pid}.partial": True,
-        ".run.slurm-77.0.partial": False,
-        ".run.slurm-78.1.partial": True,
-    }
-    for name in left:
-        (tmp_path / "out" / name).mkdir(parents=True)
-    squeue = tmp_path / "bin" / "squeue"
-    squeue.parent.mkdir()
-    squeue.write_text('#!/bin/sh\n[ "$3" = 78 ] && echo 78 RUNNING\nexit 0\n')
-    squeue.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
-    store.restore(record, tmp_path / "out" / "run")
-    assert {each.name for each in (tmp_path / "out").iterdir()} == {"run", *(name for name in left if left[name])}
-    shutil.rmtree(tmp_path / "out")
