@@ -76,6 +76,8 @@ def read_state(folder: Path) -> dict[str, Any]:
         state = json.loads(file.read_text(encoding="utf-8"))
         if state.pop("digest") != digest(state) or state["format"] != FORMAT or not state.keys() >= KEYS:
             raise ValueError
+        if folder.name != f"step-{state['step']}":
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise Fault(f"{file} is missing or damaged") from None
     result: dict[str, Any] = state

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pipelines.runs.agreement import gather, highest, lowest_failing
 from pipelines.runs.checkpoint_folder import Fault, commit, partial_of, read_rank, read_state, write_rank
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.signals import STOPPED, PendingSignals
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 KEPT = 2
 NOTHING, WRITE, STOP = range(3)
 NONE = -1
-INTERVAL = "RETRACE_CHECKPOINT_SECONDS"
+INTERVAL, WORK = "RETRACE_CHECKPOINT_SECONDS", "RETRACE_WORK"
 # Of a job's time; a model so large that it takes longer to write is written less often than asked.
 LARGEST_SHARE = 0.1
 
@@ -65,6 +66,8 @@ class Checkpoints:
         self._signals = PendingSignals()
         self._steps: list[int] = []
         self._last, self._cost = time.monotonic(), 0.0
+        # Said once, not once a minute.
+        self._failing = False
 
     def __enter__(self) -> Checkpoints:
         self._signals.__enter__()
@@ -85,7 +88,7 @@ class Checkpoints:
         """
         job = self._job
         self._steps = self._find() if job.is_main else []
-        while (step := self._from_first(self._steps[-1] if self._steps else NONE)) != NONE:
+        while (step := highest(job, self._steps[-1] if self._steps else NONE)) != NONE:
             folder, fault = self._folder(step), ""
             state: dict[str, Any] = {}
             checkpoint = None
@@ -94,12 +97,14 @@ class Checkpoints:
                 checkpoint = Checkpoint(step, *read_rank(folder, state, job.rank))
             except Fault as found:
                 fault = str(found)
-            # No rank goes on before all have looked, and the first may remove it.
-            if not self._warn_once(fault and f"{fault}; leaving this checkpoint out"):
+            # After this all have looked, and the first may remove it.
+            if (says := lowest_failing(job, bool(fault))) is None:
                 job.restore(state["metrics"], state["facts"], state["seconds"])
                 job.record(resumed_from_step=step)
                 job.say(f"resumed after step {step}, from {folder}")
                 return checkpoint
+            if says == job.rank:
+                _warn(f"{fault}; leaving this checkpoint out")
             if job.is_main:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._steps.pop()
@@ -117,7 +122,7 @@ class Checkpoints:
             SystemExit: with status 143, after SIGTERM.
         """
         wanted = STOP if self._signals.stop else WRITE if self._signals.write or self._is_due() else NOTHING
-        wanted = self._agree(wanted)
+        wanted = highest(self._job, wanted)
         if wanted == NOTHING:
             return
         self._signals.write = False
@@ -142,7 +147,8 @@ class Checkpoints:
             entry = write_rank(folder, job.rank, tensors, facts)
         except Fault as found:
             fault = str(found)
-        entries = self._gather(*entry)
+        # Waits until all are written.
+        entries = [(size, bytes(sha256)) for size, *sha256 in gather(job, [entry[0], *entry[1]])]
         if job.is_main and all(size for size, _ in entries):
             state = {
                 "step": step,
@@ -158,10 +164,15 @@ class Checkpoints:
             except Fault as found:
                 fault = str(found)
         # No rank goes on before the first has renamed the folder.
-        failed = self._warn_once(fault and f"no checkpoint after step {step}: {fault}")
-        if failed and job.is_main:
+        says = lowest_failing(job, bool(fault))
+        if says == job.rank and not self._failing:
+            _warn(
+                f"no checkpoint after step {step} ({fault}); the job goes on and tries again: make room, or set {WORK}"
+            )
+        self._failing = says is not None
+        if self._failing and job.is_main:
             shutil.rmtree(partial_of(folder), ignore_errors=True)
-        return not failed
+        return not self._failing
 
     def _prune(self) -> None:
         while len(self._steps) > KEPT:
@@ -197,48 +208,6 @@ class Checkpoints:
 
     def _folder(self, step: int) -> Path:
         return self._job.work / f"step-{step}"
-
-    # What ranks tell each other: one small tensor on the default group, on the device that it can carry.
-
-    def _agree(self, wanted: int) -> int:
-        """The largest of all ranks' numbers."""
-        if self._job.world_size == 1:
-            return wanted
-        import torch.distributed as dist
-
-        largest = _tensor([wanted])
-        dist.all_reduce(largest, dist.ReduceOp.MAX)
-        return int(largest.item())
-
-    def _warn_once(self, fault: str) -> bool:
-        """Whether any rank has a fault; the lowest that has says it."""
-        place = self._job.world_size - self._job.rank
-        worst = self._agree(place if fault else 0)
-        if fault and worst == place:
-            _warn(fault)
-        return worst > 0
-
-    def _from_first(self, number: int) -> int:
-        """The first rank's number."""
-        return self._agree(number if self._job.is_main else NONE)
-
-    def _gather(self, size: int, sha256: bytes) -> list[tuple[int, bytes]]:
-        """(size, digest) of every rank's file, in order; also waits until all are written."""
-        if self._job.world_size == 1:
-            return [(size, sha256)]
-        import torch.distributed as dist
-
-        mine = _tensor([size, *sha256])
-        everyone = [mine.clone() for _ in range(self._job.world_size)]
-        dist.all_gather(everyone, mine)
-        return [(first, bytes(rest)) for first, *rest in (each.tolist() for each in everyone)]
-
-
-def _tensor(numbers: list[int]) -> Tensor:
-    import torch
-    import torch.distributed as dist
-
-    return torch.tensor(numbers, dtype=torch.int64, device="cuda" if "nccl" in dist.get_backend() else "cpu")
 
 
 def _interval(execution: Execution) -> float:
