@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+# Jobs that a test makes by hand share one key; none goes on from what another, or a real run, left unfinished.
+os.environ["RETRACE_WORK"] = f"{tempfile.gettempdir()}/retrace-tests-{os.getpid()}"
 # Nothing a test makes is kept for real runs, nor taken from them; a test of the store says otherwise for itself.
 os.environ["RETRACE_STORE"] = "off"
 
