@@ -74,7 +74,7 @@ def open_remote(root: Path = ROOT, name: str | None = None) -> Remote | None:
                     f"remote {name} is {option}: it keeps files by path, and a store needs them by content;"
                     " share through a plain remote (--remote NAME, or `dvc remote default NAME`)"
                 )
-        return Remote(RemoteFiles(name, kind(**options), path, options))
+        return Remote(RemoteFiles(name, str(config["remote"][name]["url"]), kind(**options), path, options))
     except ConfigError as fault:
         raise RetraceError(f"DVC's configuration of the remote: {fault}") from None
     except RemoteMissingDepsError as fault:
@@ -94,8 +94,7 @@ class Remote:
     """Objects and records of one remote; any method may raise RemoteAway.
 
     Attributes:
-        name: as ``dvc remote list`` shows it.
-        url: where it is.
+        name, url: as ``dvc remote list`` shows them.
     """
 
     def __init__(self, files: RemoteFiles) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -39,21 +40,17 @@ class RemoteFiles:
     """Files below the path of one remote; any method may raise RemoteAway.
 
     Attributes:
-        name: as ``dvc remote list`` shows it.
+        name, url: as ``dvc remote list`` shows them, but for a password.
         objects: DVC's object database there.
     """
 
-    def __init__(self, name: str, fs: FileSystem, path: str, options: dict[str, Any]) -> None:
+    def __init__(self, name: str, url: str, fs: FileSystem, path: str, options: dict[str, Any]) -> None:
         self.name = name
-        self._fs = _less_patient(fs)
+        self.url = re.sub(r"(?<=//)([^/@:]*):[^/@]*@", r"\1@", url)
+        self._fs = fs
         self._path = path
         self.objects = object_database(fs, fs.join(path, "files", "md5"), **options)
         self._reached = False
-
-    @property
-    def url(self) -> str:
-        """Where the remote is."""
-        return str(self._fs.unstrip_protocol(self._path))
 
     def place(self, *parts: str) -> str:
         """Path of a file below the remote's."""
@@ -179,6 +176,7 @@ class RemoteFiles:
         from dvc_objects.fs.base import ObjectFileSystem
 
         with self._reaching():
+            _bound_patience(self._fs)
             there = self._fs.exists(self._path)
             if not there and isinstance(self._fs, ObjectFileSystem):
                 bucket = self._path.split("/", 1)[0]
@@ -211,7 +209,7 @@ def object_database(fs: FileSystem, path: str, **options: Any) -> HashFileDB:
     return get_odb(fs, path, hash_name="md5", **options)
 
 
-def _less_patient(fs: FileSystem) -> FileSystem:
+def _bound_patience(fs: FileSystem) -> None:
     """Bound how long a host may keep silent, unless the remote's own configuration says."""
     if fs.protocol == "s3":
         settings = fs.fs_args.setdefault("config_kwargs", {})
@@ -221,7 +219,6 @@ def _less_patient(fs: FileSystem) -> FileSystem:
     elif fs.protocol == "ssh":
         # A link that broke under a transfer is noticed by what keeps it alive.
         fs.fs_args |= {"connect_timeout": CONNECT_SECONDS, "keepalive_interval": 3 * CONNECT_SECONDS}
-    return fs
 
 
 def _byte_counter(advance: Advance | None, total: int) -> Callback:

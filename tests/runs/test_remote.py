@@ -293,8 +293,10 @@ def test_without_a_default_remote_there_is_none_and_an_unknown_name_is_refused_w
     (tmp_path / ".dvc" / "config").write_text("['remote \"team\"']\n    url = /mnt/team\n")
     assert open_remote(tmp_path) is None
     assert remote_named(tmp_path, "Team").url == "/mnt/team"
+    (tmp_path / ".dvc" / "config").write_text("['remote \"far\"']\n    url = ssh://me:secret@host:22/team\n")
+    assert remote_named(tmp_path, "far").url == "ssh://me@host:22/team"
     with pytest.raises(
-        RetraceError, match=r"no remote 'away' \(known: team\): add it with `dvc remote add -d away URL`"
+        RetraceError, match=r"no remote 'away' \(known: far\): add it with `dvc remote add -d away URL`"
     ):
         open_remote(tmp_path, "away")
 
