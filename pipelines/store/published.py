@@ -46,7 +46,7 @@ def tracked_objects(root: Path) -> set[str]:
     from dvc.repo import Repo
 
     try:
-        with Repo(str(root)) as repo:
+        with Repo(str(root), config={"core": {"no_scm": not _in_git(root)}}) as repo:
             repo.config["core"].pop("remote", None)
             repo.config["remote"].clear()
             used = repo.used_objs(all_branches=True, all_tags=True, force=True)
