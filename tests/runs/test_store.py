@@ -212,7 +212,8 @@ def test_nothing_is_restored_of_an_artifact_with_a_bad_object_and_computing_it_a
     assert list((tmp_path / "out").iterdir()) == []
     assert store.missing(record) == [weights]
     again = make_artifact("again")
-    put(store, again)
+    (again / "run.json").write_text(json.dumps({**run_of(again), "seconds": 11.0}))
+    assert put(store, again) == record, "the record that others may have stays"
     store.restore(record, tmp_path / "out" / "run")
     assert (tmp_path / "out" / "run" / "model" / "weights.safetensors").read_bytes() == b"weights"
 
