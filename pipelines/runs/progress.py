@@ -41,7 +41,7 @@ class Progress:
                 console=Console(stderr=True),
             )
             self._bar.start()
-            self._task = self._bar.add_task(self.description, total=self.total, completed=self.done, note="")
+            self._task = self._bar.add_task(self.description, total=self.total, completed=int(self.done), note="")
         return self
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
