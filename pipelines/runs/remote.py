@@ -201,6 +201,7 @@ class Remote:
                 for name in batch:
                     # DVC takes a file that is there for the object.
                     store.cache.remove(name)
+                    store.cache.make_folder(store.cache.path(name).parent)
             faults = self._files.move(self._objects, cache, batch, advance)
             for name, fault in faults.items():
                 if isinstance(fault, FileNotFoundError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import click
 
+from pipelines.runs.errors import RetraceError
 from pipelines.runs.remote import Remote, objects_of
 from pipelines.runs.store import Record, Store
 from pipelines.store.console import byte_bar, command, count, in_bytes, need_remote, need_store, some
@@ -64,10 +65,19 @@ def verify_store(store: Store) -> Findings:
         for name, size in objects.items():
             if not store.cache.is_sound(name):
                 damaged.append(name)
-                store.cache.remove(name)
+                _remove(store, name)
             tell(size)
     checked = f"{count(files, 'record')} and {count(len(objects), 'object')} ({in_bytes(sum(objects.values()))})"
     return Findings(checked, records, damaged, [], files - len(records))
+
+
+def _remove(store: Store, name: str) -> None:
+    try:
+        store.cache.remove(name)
+    except OSError as fault:
+        raise RetraceError(
+            f"object {name} is damaged and cannot be removed ({fault.strerror}): make the cache writable, verify again"
+        ) from None
 
 
 def verify_remote(remote: Remote) -> Findings:

@@ -186,6 +186,20 @@ def test_a_full_disk_here_is_not_blamed_on_the_remote(checkout, put, monkeypatch
     assert not isinstance(raised.value, RemoteAway)
 
 
+def test_a_read_only_cache_here_is_not_blamed_on_the_remote(checkout, put, read_only):
+    alice, bob = checkout("alice"), checkout("bob")
+    record = put(alice, "a")
+    push(alice, record)
+    read_only(bob / ".dvc" / "cache")
+    for fetch in (
+        lambda: remote_of(bob).fetch_records(store_of(bob), [record.key]),
+        lambda: remote_of(bob).fetch_objects(store_of(bob), [record]),
+    ):
+        with pytest.raises(RetraceError, match=r"cache cannot take what is fetched.*Read-only") as raised:
+            fetch()
+        assert not isinstance(raised.value, RemoteAway)
+
+
 @pytest.mark.parametrize(
     ("harm", "kind"),
     [

@@ -83,7 +83,8 @@ def test_an_object_that_is_damaged_here_is_found_before_it_is_sent_and_the_other
     assert store_command(alice, "verify", check=False).returncode == 1
     shutil.rmtree(alice / GROWN)
     compute_again(alice, GROWN, finished)
-    assert store_command(alice, "share").stdout.startswith("sent 1 artifact (2 objects,")
+    # Its run record, the list of its files, and what was damaged.
+    assert store_command(alice, "share").stdout.startswith("sent 1 artifact (3 objects,")
 
 
 def test_of_two_who_computed_the_same_the_first_shared_stays_and_the_other_mends_it(alice, bob, disk, store_command):
