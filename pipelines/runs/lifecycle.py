@@ -68,6 +68,10 @@ def run_job(
     is_first = os.environ.get("RANK", "0") == "0"
     # A slow task may come here when the first one has already finished.
     if is_first and not overwrite:
+        if key is not None and not in_step and holds(out, key):
+            # Snakemake was killed, its job went on, and was faster than the one of the next call.
+            adopt(out, key)
+            return
         check_free(out)
     if key is None:
         request.check()

@@ -123,6 +123,18 @@ def test_a_planned_key_is_served_before_any_input_is_read_or_anything_heavy_impo
     assert run_of(tmp_path / "results" / "grown")["key"] == key
 
 
+def test_a_planned_artifact_that_is_already_in_place_is_left_there_and_any_other_is_refused(grow, tmp_path):
+    grow("one", SCRATCH)
+    run = run_of(tmp_path / "results" / "one")
+    done = grow("one", SCRATCH, "--key", run["key"])
+    assert done.stderr.endswith("one was finished by another process meanwhile\n")
+    assert run_of(tmp_path / "results" / "one") == run
+    for options in ((), ("--key", "f" * 64)):
+        refused = grow("one", SCRATCH, *options, check=False)
+        assert refused.returncode == 2
+        assert "exists: remove it" in refused.stderr
+
+
 def test_only_what_changes_a_result_is_computed_again(grow, tmp_path, shared_tree):
     def provenance(name: str, spec: dict[str, Any]) -> str:
         grow(name, spec)
