@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import sqlite3
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pipelines.runs.placement import make_partial
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,8 +70,8 @@ def prepared_client() -> MlflowClient:
 def _make(path: Path) -> None:
     from mlflow import MlflowClient
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    folder = make_partial(path)
+    partial = folder / path.name
     try:
         _create_experiment(MlflowClient(f"sqlite:///{partial}"))
         _mark_current(partial)
@@ -78,7 +81,7 @@ def _make(path: Path) -> None:
     except FileExistsError:
         pass
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _create_experiment(client: MlflowClient) -> None:
