@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from pipelines.runs.errors import RetraceError
+from pipelines.runs.reuse import holds
 from workflow.executions import prepare_environment
 from workflow.locks import take_place
 from workflow.papers import plan_papers
@@ -50,8 +51,15 @@ def planned(path, view):
 
 
 def inputs(job):
-    """View: the artifacts the job waits for. Ancient, as it is the key that says whether one of them is another."""
-    return {name: ancient(paths) for name, paths in SHARING.inputs(job).items()}
+    """View: the artifacts the job waits for.
+
+    Ancient where the job's own artifact is there: its key says whether one of them is another, and not its time.
+    Elsewhere not, as Snakemake does not look for a reason to run a job below one that runs.
+    """
+    paths = SHARING.inputs(job)
+    if holds(Path(job.path), job.key):
+        return {name: ancient(each) for name, each in paths.items()}
+    return paths
 
 
 def key(job):
