@@ -104,6 +104,8 @@ class Mirror:
     def copy(self, run: Path, papers: list[str]) -> str:
         """Copy one run unless a run of its key is there, and note the id in its run.json.
 
+        The run.json of a restored artifact goes on naming the run that computed it, maybe on a colleague's server.
+
         Args:
             papers: keys of the papers whose tables name the run; it becomes a child of the first.
 
@@ -125,10 +127,11 @@ class Mirror:
         else:
             for key, value in tags.items():
                 self.client.set_tag(run_id, key, value)
-        if record.get("mlflow_run_id") != run_id:
-            _note_run_id(run, {**record, "mlflow_run_id": run_id})
         # A copy of what was computed elsewhere is not the run that computed it.
-        if self.store is not None and record.get("provenance") == "computed":
+        restored = record.get("provenance") == "restored"
+        if record.get("mlflow_run_id") != run_id and not (restored and record.get("mlflow_run_id")):
+            _note_run_id(run, {**record, "mlflow_run_id": run_id})
+        if self.store is not None and not restored:
             self.store.note_run_id(record["key"], run_id)
         return run_id
 

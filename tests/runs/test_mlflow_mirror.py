@@ -119,7 +119,7 @@ def test_the_id_travels_with_the_stored_artifact_to_whoever_restores_it(
     assert len(client.search_runs([experiment.experiment_id])) == 1
 
 
-def test_a_restored_run_that_the_server_does_not_know_is_copied_and_says_which_run_it_was(
+def test_a_restored_run_that_the_server_does_not_know_is_copied_and_names_the_run_that_computed_it(
     tmp_path, make_run, mirror, client, monkeypatch
 ):
     store = Store(Cache(CacheSettings(tmp_path / "cache")), tmp_path)
@@ -129,8 +129,10 @@ def test_a_restored_run_that_the_server_does_not_know_is_copied_and_says_which_r
     assert record is not None
     store.restore(record, tmp_path / "results" / "run")
     for _ in range(2):
-        mirror(tmp_path / "results")
-        copy = client.get_run(mlflow_id(tmp_path / "results" / "run"))
+        mirror(tmp_path / "results", "--out", tmp_path / "ids.json")
+        (copied,) = json.loads((tmp_path / "ids.json").read_text()).values()
+        assert mlflow_id(tmp_path / "results" / "run") == "of-another-server"
+        copy = client.get_run(copied)
         assert copy.data.tags["restored_from_run"] == "of-another-server"
         assert copy.data.tags["provenance"] == "restored"
         assert store.record(KEY) == record, "a copy is not the run that computed it"
