@@ -84,3 +84,12 @@ def no_auxiliary_losses_of_another_test() -> None:
     moe_utils = sys.modules.get("megatron.core.transformer.moe.moe_utils")
     if moe_utils is not None:
         moe_utils.get_moe_layer_wise_logging_tracker().clear()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what passing tests have to say (``record_property("summary", ...)``), also those of other processes."""
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == "summary" and report.when == "call":
+                terminalreporter.section(report.head_line or report.nodeid)
+                terminalreporter.write_line(str(text))
