@@ -7,8 +7,8 @@ changed code never meets machine code of before.
 
 A compiled function takes ``int`` and arrays and returns ``int``. It sees arrays as bare pointers (``Bytes``,
 ``Int32s``, ``Int64s``: flat, without bounds), calls functions marked ``inlined``, makes no object and raises nothing,
-and runs without the interpreter's lock, so that threads run it side by side. Numba takes it for granted that signed numbers do
-not overflow; what is to wrap around, as in a hash, must be ``np.uint64``.
+and runs without the interpreter's lock, so that threads run it side by side. Numba takes it for granted that signed
+numbers do not overflow; what is to wrap around, as in a hash, must be ``np.uint64``.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def inlined(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @inlined
-def spread(number: int) -> np.int64:
+def spread(number: int) -> int:
     """A number from 0 to 2^63 - 1 for a hash table: its low bits depend on all bits of the given one."""
     mixed = np.uint64(number) * np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
-    return np.int64((mixed ^ (mixed >> np.uint64(32))) >> np.uint64(1))
+    return int(np.int64((mixed ^ (mixed >> np.uint64(32))) >> np.uint64(1)))
 
 
 def compiled(function: Callable[P, int]) -> Compiled[P]:

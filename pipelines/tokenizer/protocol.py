@@ -1,16 +1,21 @@
-"""What a tokenizer method gives, and the byte-level alphabet all of them start from."""
+"""What a tokenizer method takes and gives, and the byte-level alphabet all of them start from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pipelines.tokenizer.spec import TokenizerSpec
+    from pipelines.tokenizer.words import Words
 
-Texts = Callable[[], Iterator[str]]
-"""Opens the training text anew; methods may pass over it more than once."""
+Report = Callable[[int], None]
+"""Told the size of the vocabulary while it grows."""
+
+Event = tuple[str, str | tuple[str, ...]]
+"""A merge, as the two tokens, or a split, as the token and the tuple of its parts."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,9 @@ class LearnedVocabulary:
         tokens: every token the encoder may make, at its id: special tokens, 256 bytes, learnt ones; scaffolds last.
         merges: pairs of tokens, first applied first.
         scaffold_tokens: the tokens at the end of ``tokens`` that no model sees.
-        frequencies: token -> occurrences in the training text before scaffolds are taken apart; empty if not counted.
+        frequencies: token -> occurrences in the training text before scaffolds are taken apart.
         expansions: scaffold token -> the tokens a model sees instead.
+        events: merges and splits in order, where a method splits tokens again while it learns; else empty.
     """
 
     tokens: list[str]
@@ -30,6 +36,7 @@ class LearnedVocabulary:
     scaffold_tokens: list[str] = field(default_factory=list)
     frequencies: dict[str, int] = field(default_factory=dict)
     expansions: dict[str, list[str]] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
 
     @property
     def vocab_size(self) -> int:
@@ -40,14 +47,19 @@ class LearnedVocabulary:
 class TokenizerMethod(Protocol):
     """A way to learn a vocabulary."""
 
-    def learn(self, texts: Texts, spec: TokenizerSpec) -> LearnedVocabulary:
-        """Learn at most ``spec.vocab_size`` tokens; fewer when the text holds no more pairs."""
+    def learn(self, words: Words, spec: TokenizerSpec, report: Report) -> LearnedVocabulary:
+        """Learn at most ``spec.vocab_size`` tokens; fewer when the words hold no more pairs."""
         ...
 
 
 def byte_symbols() -> list[str]:
     """The 256 byte-level characters in the order Hugging Face numbers them (by code point)."""
     return sorted(symbol_of_byte().values())
+
+
+def alphabet() -> list[bytes]:
+    """The single bytes in that order."""
+    return [from_symbols(symbol) for symbol in byte_symbols()]
 
 
 def symbol_of_byte() -> dict[int, str]:
@@ -57,3 +69,27 @@ def symbol_of_byte() -> dict[int, str]:
     symbols = {byte: chr(byte) for byte in printable}
     symbols |= {byte: chr(256 + place) for place, byte in enumerate(others)}
     return symbols
+
+
+def to_symbols(token: bytes) -> str:
+    """Bytes in byte-level characters."""
+    return token.decode("latin-1").translate(_symbol_of_code())
+
+
+def from_symbols(symbols: str) -> bytes:
+    """The bytes that byte-level characters stand for; none if one of them stands for nothing."""
+    bytes_of = _byte_of_symbol()
+    try:
+        return bytes([bytes_of[symbol] for symbol in symbols])
+    except KeyError:
+        return b""
+
+
+@cache
+def _symbol_of_code() -> dict[int, int]:
+    return {byte: ord(symbol) for byte, symbol in symbol_of_byte().items()}
+
+
+@cache
+def _byte_of_symbol() -> dict[str, int]:
+    return {symbol: byte for byte, symbol in symbol_of_byte().items()}

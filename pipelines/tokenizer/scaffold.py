@@ -7,211 +7,104 @@ it waits in the queue with its own frequency and is re-admitted when it becomes 
 Where the paper is silent: the head is the best entry among pairs and scaffolds; at equal frequency a scaffold comes
 before a pair, lower ids before higher; single bytes and special tokens are never scaffolds; both children are compared
 with the same head, read after the counts are updated; a merge that yields an existing scaffold re-admits it and is
-still carried out. With ``scaffolding=False`` this is plain byte-pair encoding, merge for merge that of `tokenizers`.
+still carried out. With ``scaffolding=False`` this is plain byte-pair encoding.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Sequence
 
-# Kinds of queue entries; at equal frequency the smaller comes first.
-_SCAFFOLD, _PAIR = 0, 1
+from pipelines.tokenizer.learning import Learner
+from pipelines.tokenizer.protocol import Report
 
 
-@dataclass
-class Learned:
-    """What the learning leaves behind, over ids in order of creation.
+class Scaffolds:
+    """Tokens without a place in the vocabulary, and those of them that still occur as a queue by frequency.
 
-    Attributes:
-        tokens: string of every id; the alphabet first.
-        merges: (left, right, result) in the order made.
-        scaffolds: ids without a place in the vocabulary.
-        frequencies: occurrences of every id in the final segmentation.
+    A scaffold only becomes rarer while it is one, so entries are put right when they come to the top.
     """
 
-    tokens: list[str]
-    merges: list[tuple[int, int, int]] = field(default_factory=list)
-    scaffolds: set[int] = field(default_factory=set)
-    frequencies: list[int] = field(default_factory=list)
+    def __init__(self, counts: Sequence[int]) -> None:
+        """Begin with none.
 
-    @property
-    def vocab_size(self) -> int:
-        """Tokens that are no scaffolds."""
-        return len(self.tokens) - len(self.scaffolds)
+        Args:
+            counts: occurrences of every token, kept up to date by others.
+        """
+        self.tokens: set[int] = set()
+        self._counts = counts
+        self._queue: list[tuple[int, int]] = []
 
+    def add(self, token: int) -> None:
+        """Mark a token."""
+        self.tokens.add(token)
+        if self._counts[token]:
+            heapq.heappush(self._queue, (-self._counts[token], token))
 
-class _Segmentation:
-    """The words as lists of ids, with pair counts, token counts and an index of where a pair may occur."""
-
-    def __init__(self, words: Mapping[str, int], ids: Mapping[str, int], num_tokens: int) -> None:
-        self.words = [[ids[symbol] for symbol in word] for word in words]
-        self.weights = list(words.values())
-        self.token_counts = [0] * num_tokens
-        self.pair_counts: dict[tuple[int, int], int] = {}
-        # May name words that no longer hold the pair; merging looks.
-        self.occurrences: dict[tuple[int, int], set[int]] = {}
-        for index, (word, weight) in enumerate(zip(self.words, self.weights, strict=True)):
-            for token in word:
-                self.token_counts[token] += weight
-            for pair in pairwise(word):
-                self.pair_counts[pair] = self.pair_counts.get(pair, 0) + weight
-                self.occurrences.setdefault(pair, set()).add(index)
-
-    def merge(self, a: int, b: int, t: int) -> list[tuple[int, int]]:
-        """Replace (a, b) by t in every word, left to right; returns the pairs that became more frequent."""
-        changes: dict[tuple[int, int], int] = {}
-        change = changes.get
-        replaced = 0
-        for index in self.occurrences.pop((a, b)):
-            word, weight = self.words[index], self.weights[index]
-            merged: list[int] = []
-            place, last = 0, len(word) - 1
-            while place <= last:
-                token = word[place]
-                if token != a or place == last or word[place + 1] != b:
-                    merged.append(token)
-                    place += 1
-                    continue
-                replaced += weight
-                # The counts are kept exact for the word as it stands after each single replacement.
-                if merged:
-                    left = merged[-1]
-                    changes[left, a] = change((left, a), 0) - weight
-                    changes[left, t] = change((left, t), 0) + weight
-                    self.occurrences.setdefault((left, t), set()).add(index)
-                place += 2
-                if place <= last:
-                    right = word[place]
-                    changes[b, right] = change((b, right), 0) - weight
-                    changes[t, right] = change((t, right), 0) + weight
-                    self.occurrences.setdefault((t, right), set()).add(index)
-                merged.append(t)
-            self.words[index] = merged
-        del self.pair_counts[a, b]
-        changes.pop((a, b), None)
-        self.token_counts[a] -= replaced
-        self.token_counts[b] -= replaced
-        self.token_counts[t] += replaced
-        risen = []
-        for pair, amount in changes.items():
-            count = self.pair_counts.get(pair, 0) + amount
-            if count > 0:
-                self.pair_counts[pair] = count
-                if amount > 0:
-                    risen.append(pair)
+    def head(self) -> tuple[int, int] | None:
+        """(count, token) of the most frequent, of equals the one of smallest id; None when none occurs."""
+        while self._queue:
+            entered, token = self._queue[0]
+            count = self._counts[token] if token in self.tokens else 0
+            if count == -entered:
+                return count, token
+            if 0 < count < -entered:
+                heapq.heapreplace(self._queue, (-count, token))
             else:
-                self.pair_counts.pop(pair, None)
-                self.occurrences.pop(pair, None)
-        return risen
-
-
-class _Queue:
-    """Pairs and scaffolds by frequency. Entries whose frequency fell are put right when they reach the head."""
-
-    def __init__(self, text: _Segmentation, scaffolds: set[int]) -> None:
-        self.text = text
-        self.scaffolds = scaffolds
-        self.heap = [(-count, _PAIR, a, b) for (a, b), count in text.pair_counts.items()]
-        heapq.heapify(self.heap)
-
-    def push_pair(self, pair: tuple[int, int]) -> None:
-        heapq.heappush(self.heap, (-self.text.pair_counts[pair], _PAIR, *pair))
-
-    def push_scaffold(self, token: int) -> None:
-        if self.text.token_counts[token] > 0:
-            heapq.heappush(self.heap, (-self.text.token_counts[token], _SCAFFOLD, token, 0))
-
-    def head(self) -> tuple[int, int, int, int] | None:
-        """(frequency, kind, id, id) of the best live entry, left in place; None when there is none."""
-        heap = self.heap
-        while heap:
-            negative, kind, x, y = heap[0]
-            if kind == _PAIR:
-                count = self.text.pair_counts.get((x, y), 0)
-            else:
-                count = self.text.token_counts[x] if x in self.scaffolds else 0
-            if count == -negative:
-                return count, kind, x, y
-            if 0 < count < -negative:
-                heapq.heapreplace(heap, (-count, kind, x, y))
-            else:
-                # Gone, or risen: whatever rises is pushed again when it does.
-                heapq.heappop(heap)
+                heapq.heappop(self._queue)
         return None
-
-    def pop(self) -> None:
-        heapq.heappop(self.heap)
 
 
 def learn(
-    words: Mapping[str, int],
-    alphabet: Sequence[str],
-    vocab_size: int,
-    *,
-    min_frequency: int = 1,
-    scaffolding: bool = True,
-) -> Learned:
-    """Learn merges until ``vocab_size`` tokens are no scaffolds, or nothing occurs ``min_frequency`` times.
+    learner: Learner, vocab_size: int, report: Report, *, min_frequency: int = 1, scaffolding: bool = True
+) -> set[int]:
+    """Merge until ``vocab_size`` tokens are no scaffolds, or nothing occurs ``min_frequency`` times (Algorithm 1).
 
-    Args:
-        words: word -> occurrences; every character is in the alphabet.
-        alphabet: special tokens and single characters; their places are their ids, and none becomes a scaffold.
+    Returns:
+        the scaffolds.
     """
-    learned = Learned(tokens=list(alphabet))
-    id_of = {token: place for place, token in enumerate(alphabet)}
-    text = _Segmentation(words, id_of, len(alphabet))
-    scaffolds = learned.scaffolds
-    queue = _Queue(text, scaffolds)
-    pinned = len(alphabet)
-    while learned.vocab_size < vocab_size:
-        head = queue.head()
-        if head is None or head[0] < min_frequency:
+    scaffolds = Scaffolds(learner.counts)
+    while (size := len(learner.tokens) - len(scaffolds.tokens)) < vocab_size:
+        pair, scaffold = learner.head(), scaffolds.head()
+        if max(pair[0] if pair else 0, scaffold[0] if scaffold else 0) < min_frequency:
             break
-        queue.pop()
-        _frequency, kind, a, b = head
-        if kind == _SCAFFOLD:
-            scaffolds.remove(a)
+        if scaffold is not None and (pair is None or scaffold[0] >= pair[0]):
+            scaffolds.tokens.remove(scaffold[1])
             continue
-        string = learned.tokens[a] + learned.tokens[b]
-        t = id_of.setdefault(string, len(learned.tokens))
-        if t == len(learned.tokens):
-            learned.tokens.append(string)
-            text.token_counts.append(0)
-        scaffolds.discard(t)
-        learned.merges.append((a, b, t))
-        for pair in text.merge(a, b, t):
-            queue.push_pair(pair)
-        if not scaffolding:
-            continue
-        for child in {a, b} & scaffolds:
-            queue.push_scaffold(child)
-        best = queue.head()
-        threshold = best[0] if best is not None else 0
-        for child in (a, b) if a != b else (a,):
-            if child >= pinned and child not in scaffolds and text.token_counts[child] < threshold:
-                scaffolds.add(child)
-                queue.push_scaffold(child)
-    learned.frequencies = text.token_counts
-    return learned
+        assert pair is not None
+        _count, left, right = pair
+        scaffolds.tokens.discard(learner.merge(left, right))
+        if scaffolding:
+            _mark_children(learner, scaffolds, left, right)
+        learner.tell(report, size)
+    return scaffolds.tokens
 
 
-def expansions(learned: Learned) -> dict[int, list[int]]:
+def _mark_children(learner: Learner, scaffolds: Scaffolds, left: int, right: int) -> None:
+    """Mark each child of a merge that is rarer now than the head of the queue."""
+    pair, scaffold = learner.head(), scaffolds.head()
+    threshold = max(pair[0] if pair else 0, scaffold[0] if scaffold else 0)
+    for child in {left, right} - scaffolds.tokens:
+        if child >= learner.num_pinned and learner.counts[child] < threshold:
+            scaffolds.add(child)
+
+
+def expansions(
+    tokens: Sequence[bytes], merges: Sequence[tuple[int, int, int]], scaffolds: set[int]
+) -> dict[int, list[int]]:
     """What each scaffold is taken apart into: the shortest cover by vocabulary tokens along the merges that make it.
 
     Among covers of equal length the one with the lexicographically smallest ids is taken (Algorithm 2 leaves it open).
     """
     parents: dict[int, list[tuple[int, int]]] = {}
-    for a, b, t in learned.merges:
+    for a, b, t in merges:
         parents.setdefault(t, []).append((a, b))
     covers: dict[int, list[int]] = {}
     # Parents are shorter strings than their product, so by then both have their covers.
-    for token in sorted(range(len(learned.tokens)), key=lambda token: len(learned.tokens[token])):
-        if token not in learned.scaffolds:
+    for token in sorted(range(len(tokens)), key=lambda token: len(tokens[token])):
+        if token not in scaffolds:
             covers[token] = [token]
         else:
             options = [covers[a] + covers[b] for a, b in parents[token]]
             covers[token] = min(options, key=lambda cover: (len(cover), cover))
-    return {token: covers[token] for token in sorted(learned.scaffolds)}
+    return {token: covers[token] for token in sorted(scaffolds)}

@@ -7,17 +7,26 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipelines.runs.verb import Spec
+from pipelines.tokenizer.protocol import from_symbols
 
 END_OF_DOCUMENT = "<|endoftext|>"
 NUM_BYTE_SYMBOLS = 256
 
 
-class TokenizerSpec(Spec):
+class CountSpec(Spec):
+    """How words are counted. Bytes that are not UTF-8 are read as U+FFFD, said in a warning and noted in run.json."""
+
+    pattern: Literal["gpt2", "llama3", "whitespace", "none"] = Field(
+        "gpt2", description="how text is split into words before merging; none: documents (of .txt files: lines) whole"
+    )
+    text_field: str = Field("text", description="of the objects in .jsonl files given with --input")
+
+
+class TokenizerSpec(CountSpec):
     """A vocabulary to learn."""
 
     method: dict[str, Any] = Field({"name": "bpe"}, description="how the vocabulary is learnt")
     vocab_size: int = Field(2048, ge=1, description="ids a model sees, specials and the 256 bytes included")
-    pattern: Literal["gpt2"] = Field("gpt2", description="how text is split before merging")
     min_frequency: int = Field(1, ge=1, description="a pair must occur this often to become a token")
     special_tokens: tuple[str, ...] = Field((END_OF_DOCUMENT,), description="ids 0, 1, ...; never part of text")
 
@@ -27,6 +36,8 @@ class TokenizerSpec(Spec):
             raise ValueError(f"special_tokens must contain {END_OF_DOCUMENT}, which ends every document")
         if len(set(self.special_tokens)) < len(self.special_tokens) or "" in self.special_tokens:
             raise ValueError("special_tokens must be distinct and not empty")
+        if any(len(from_symbols(token)) == 1 for token in self.special_tokens):
+            raise ValueError("special_tokens must have more than one character: single ones write the bytes of text")
         floor = NUM_BYTE_SYMBOLS + len(self.special_tokens)
         if self.vocab_size < floor:
             raise ValueError(

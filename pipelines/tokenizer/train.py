@@ -1,40 +1,36 @@
-"""``tokenizer train``: learn a vocabulary from the training split of a corpus."""
+"""``tokenizer train`` and ``tokenizer count``: learn a vocabulary from text, or from the counts of its words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from pipelines.data.corpus import read_documents
-from pipelines.runs.errors import RetraceError
 from pipelines.runs.methods import load_method
 from pipelines.tokenizer.folder import write_tokenizer
+from pipelines.tokenizer.gathering import gather_words
+from pipelines.tokenizer.words import WORDS, write_words
 
 if TYPE_CHECKING:
     from pipelines.runs.job import Job
-    from pipelines.tokenizer.protocol import TokenizerMethod
-    from pipelines.tokenizer.spec import TokenizerSpec
+    from pipelines.tokenizer.protocol import LearnedVocabulary, TokenizerMethod
+    from pipelines.tokenizer.spec import CountSpec, TokenizerSpec
+    from pipelines.tokenizer.words import Words
 
 
-def train(spec: TokenizerSpec, inputs: dict[str, Path], job: Job) -> dict[str, float | int | str]:
+def train(spec: TokenizerSpec, inputs: dict[str, Any], job: Job) -> dict[str, float | int | str]:
     """Write the tokenizer artifact.
 
     Raises:
-        RetraceError: the corpus has no text.
+        RetraceError: no text, or a damaged input.
     """
-    corpus = inputs["corpus"]
-    if not any(document.text.strip() for document in read_documents(corpus, "train")):
-        raise RetraceError(f"{corpus}/train.jsonl has no text to learn a tokenizer from: build a corpus with text")
-    method: TokenizerMethod = load_method("tokenizer", spec.method)
-
-    def texts() -> Iterator[str]:
-        return (document.text for document in read_documents(corpus, "train"))
-
-    learned = method.learn(texts, spec)
+    words = gather_words(spec, inputs, job)
+    with job.progress(spec.vocab_size, "learn", "token") as progress:
+        # Scaffolds take the size back at times.
+        learned = learn_vocabulary(words, spec, lambda size: progress.advance(max(0, size - progress.done)))
+        progress.advance(learned.vocab_size - progress.done)
     if learned.vocab_size < spec.vocab_size:
         job.say(
-            f"warning: the corpus holds no more pairs seen {spec.min_frequency} times; the vocabulary stops at "
+            f"warning: the text holds no more pairs seen {spec.min_frequency} times; the vocabulary stops at "
             f"{learned.vocab_size} of vocab_size {spec.vocab_size} (give more text, or ask for less)"
         )
     job.record(vocab_size_asked=spec.vocab_size, vocab_size_reached=learned.vocab_size)
@@ -46,3 +42,18 @@ def train(spec: TokenizerSpec, inputs: dict[str, Path], job: Job) -> dict[str, f
         "num_scaffold_tokens": num_scaffolds,
         "scaffold_share": num_scaffolds / learned.vocab_size,
     }
+
+
+def count(spec: CountSpec, inputs: dict[str, Any], job: Job) -> dict[str, float | int | str]:
+    """Write the table of words."""
+    words = gather_words(spec, inputs, job)
+    write_words(job.out / WORDS, words)
+    return {"num_words": int(words.counts.sum()), "num_distinct_words": len(words.counts)}
+
+
+def learn_vocabulary(
+    words: Words, spec: TokenizerSpec, report: Callable[[int], None] = lambda size: None
+) -> LearnedVocabulary:
+    """Let the spec's method learn from words."""
+    method: TokenizerMethod = load_method("tokenizer", spec.method)
+    return method.learn(words, spec, report)

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from pipelines.runs.verb import Command, Verb
-from pipelines.tokenizer.spec import MeasureSpec, TokenizerSpec, TokenizeSpec
+from pipelines.tokenizer.spec import CountSpec, MeasureSpec, TokenizerSpec, TokenizeSpec
 
 _CORPUS = "corpus made by `data build`"
 _TOKENIZER = "tokenizer made by `tokenizer train`"
+_TEXT = {
+    "corpus": _CORPUS + ", of which the training split is read",
+    "input": "text or .jsonl files, or folders of them, also .gz; bytes that are not UTF-8 are read as U+FFFD, and "
+    "their number is a warning and in run.json; may be repeated",
+    "words": "words.tsv made by `tokenizer count`, or its folder; several add up; may be repeated",
+}
 
 VERBS: dict[str, Verb | Command] = {
     "train": Verb(
-        help="Learn a vocabulary from a corpus's training split.",
+        help="Learn a vocabulary from a corpus, from text files, or from tables of words.",
         implementation="pipelines.tokenizer.train:train",
         spec=TokenizerSpec,
-        inputs={"corpus": _CORPUS},
+        inputs=_TEXT,
+        optional=frozenset(_TEXT),
+        many=frozenset({"input", "words"}),
         packages=("tokenizers",),
+    ),
+    "count": Verb(
+        help="Count the words of a part of a text; tables of all parts train the tokenizer of the whole.",
+        implementation="pipelines.tokenizer.train:count",
+        spec=CountSpec,
+        inputs=_TEXT,
+        optional=frozenset(_TEXT),
+        many=frozenset({"input", "words"}),
     ),
     "tokenize": Verb(
         help="Write a corpus as Megatron token files.",

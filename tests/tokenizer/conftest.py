@@ -12,6 +12,9 @@ import pytest
 from pipelines.runs.job import read_metrics
 from pipelines.runs.lifecycle import run_job
 from pipelines.runs.verb import job_verb
+from pipelines.tokenizer.counting import count_blocks
+from pipelines.tokenizer.reading import InvalidText, text_blocks
+from pipelines.tokenizer.words import Words
 
 RunVerb = Callable[..., dict[str, Any]]
 
@@ -38,6 +41,32 @@ def corpus(tmp_path_factory) -> Path:
 def texts(corpus) -> list[str]:
     lines = (corpus / "train.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["text"] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def words_of() -> Callable[..., Words]:
+    """The words of texts."""
+
+    def count(texts: list[str], pattern: str = "gpt2", threads: int = 2) -> Words:
+        return count_blocks(text_blocks(texts, InvalidText()), pattern, threads)
+
+    return count
+
+
+@pytest.fixture(scope="session")
+def embedded_texts(tmp_path_factory) -> list[str]:
+    """12 MB of docstrings."""
+    out = tmp_path_factory.mktemp("embedded") / "corpus"
+    run("build", {"max_bytes": 12_000_000, "validation_fraction": 0.05}, out, stage="data")
+    lines = (out / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def fiction_texts(shared_data) -> list[str]:
+    """Twelve novels and a play, in pieces of some hundred lines."""
+    files = [*sorted((shared_data / "text" / "fiction").glob("*.txt")), shared_data / "text" / "shakespeare.txt"]
+    return [piece for file in files for piece in file.read_text(encoding="utf-8").split("\n\n")]
 
 
 @pytest.fixture(scope="session")

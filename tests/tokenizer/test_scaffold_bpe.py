@@ -1,4 +1,4 @@
-"""The method on real text: its baseline without scaffolding, what it encodes, and that it is the same each time."""
+"""The method on real text: the vocabulary's shape, what it encodes, and that it is the same each time."""
 
 import json
 
@@ -15,29 +15,10 @@ from pipelines.tokenizer.spec import TokenizerSpec
 SIZE = 2048
 
 
-def learn(name, texts, **hyperparameters):
-    spec = TokenizerSpec(vocab_size=SIZE)
-    return load_method("tokenizer", {"name": name, **hyperparameters}).learn(lambda: iter(texts), spec)
-
-
-def test_without_scaffolding_it_is_bpe_merge_for_merge_on_a_megabyte_of_text(texts):
-    assert sum(map(len, texts)) > 800_000
-    ours, baseline = learn("scaffold_bpe", texts, scaffolding=False), learn("bpe", texts)
-    assert len(ours.merges) == SIZE - 257
-    assert ours.merges == baseline.merges
-    assert ours.tokens == baseline.tokens
-    assert ours.scaffold_tokens == []
-
-
-def test_real_data_give_bpe_merge_for_merge_too(shared_data):
-    text = (shared_data / "text" / "wikitext2_valid.txt").read_text(encoding="utf-8")
-    assert not text.isascii()
-    ours = learn("scaffold_bpe", [text], scaffolding=False)
-    assert ours.merges == learn("bpe", [text]).merges
-
-
-def test_the_vocabulary_has_exactly_the_size_asked_and_scaffolds_come_after_it(texts):
-    learned = learn("scaffold_bpe", texts)
+def test_the_vocabulary_has_exactly_the_size_asked_and_scaffolds_come_after_it(texts, words_of):
+    learned = load_method("tokenizer", "scaffold_bpe").learn(
+        words_of(texts), TokenizerSpec(vocab_size=SIZE), lambda size: None
+    )
     assert learned.vocab_size == SIZE
     assert len(learned.scaffold_tokens) > 50
     assert learned.tokens[SIZE:] == learned.scaffold_tokens

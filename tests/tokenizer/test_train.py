@@ -48,7 +48,7 @@ def test_what_is_no_corpus_is_named(run_verb, tmp_path):
     with pytest.raises(RetraceError, match=r"train\.jsonl is missing: make the corpus"):
         run_verb("train", {}, tmp_path / "t", corpus=tmp_path)
     (tmp_path / "train.jsonl").write_text('{"text": "a", "id": "b", "domain": "c"}\n{"text": "a"\n', encoding="utf-8")
-    with pytest.raises(RetraceError, match=r"train\.jsonl:2 is not a document"):
+    with pytest.raises(RetraceError, match=r"train\.jsonl:2 is not JSON"):
         run_verb("train", {}, tmp_path / "t", corpus=tmp_path)
 
 

@@ -1,38 +1,33 @@
-"""Byte-pair encoding over bytes, learnt by Hugging Face `tokenizers`.
+"""Byte-pair encoding over bytes: the baseline of every table (Sennrich et al. 2016, arXiv 1508.07909).
 
-Sennrich et al. 2016 (arXiv 1508.07909) on the byte-level alphabet of GPT-2. The baseline of every table.
+Merge for merge that of Hugging Face's `BpeTrainer`, ties included, and several times faster.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipelines.tokenizer.protocol import LearnedVocabulary, Texts, byte_symbols
+from pipelines.tokenizer.protocol import LearnedVocabulary, Report
 
 if TYPE_CHECKING:
     from pipelines.tokenizer.spec import TokenizerSpec
+    from pipelines.tokenizer.words import Words
 
 
 @dataclass(frozen=True)
 class Bpe:
     """Plain byte-level BPE."""
 
-    def learn(self, texts: Texts, spec: TokenizerSpec) -> LearnedVocabulary:
+    def learn(self, words: Words, spec: TokenizerSpec, report: Report) -> LearnedVocabulary:
         """Merge the most frequent pair until ``vocab_size`` tokens exist."""
-        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+        from pipelines.tokenizer.learning import Learner
 
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        trainer = trainers.BpeTrainer(
-            vocab_size=spec.vocab_size,
-            min_frequency=spec.min_frequency,
-            special_tokens=list(spec.special_tokens),
-            initial_alphabet=byte_symbols(),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(texts(), trainer)
-        model = json.loads(tokenizer.to_str())["model"]
-        tokens = sorted(model["vocab"], key=model["vocab"].get)
-        return LearnedVocabulary(tokens, [(left, right) for left, right in model["merges"]])
+        learner = Learner(words, spec.special_tokens)
+        while len(learner.tokens) < spec.vocab_size:
+            head = learner.head()
+            if head is None or head[0] < spec.min_frequency:
+                break
+            learner.merge(head[1], head[2])
+            learner.tell(report, len(learner.tokens))
+        return learner.vocabulary()

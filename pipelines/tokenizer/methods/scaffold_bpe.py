@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipelines.tokenizer.protocol import LearnedVocabulary, Texts, byte_symbols
-from pipelines.tokenizer.scaffold import expansions, learn
+from pipelines.tokenizer.protocol import LearnedVocabulary, Report
 
 if TYPE_CHECKING:
     from pipelines.tokenizer.spec import TokenizerSpec
+    from pipelines.tokenizer.words import Words
 
 
 @dataclass(frozen=True)
@@ -22,29 +22,13 @@ class ScaffoldBpe:
 
     scaffolding: bool = True
 
-    def learn(self, texts: Texts, spec: TokenizerSpec) -> LearnedVocabulary:
+    def learn(self, words: Words, spec: TokenizerSpec, report: Report) -> LearnedVocabulary:
         """Merge and take apart until ``vocab_size`` tokens are no scaffolds."""
-        from pipelines.tokenizer.words import count_words
+        from pipelines.tokenizer.learning import Learner
+        from pipelines.tokenizer.scaffold import expansions, learn
 
-        alphabet = [*spec.special_tokens, *byte_symbols()]
-        learned = learn(
-            count_words(texts()),
-            alphabet,
-            spec.vocab_size,
-            min_frequency=spec.min_frequency,
-            scaffolding=self.scaffolding,
+        learner = Learner(words, spec.special_tokens)
+        scaffolds = learn(
+            learner, spec.vocab_size, report, min_frequency=spec.min_frequency, scaffolding=self.scaffolding
         )
-        strings = learned.tokens
-        visible = [strings[token] for token in range(len(strings)) if token not in learned.scaffolds]
-        hidden = [strings[token] for token in sorted(learned.scaffolds)]
-        # A pair can come up twice when two merges spell the same token; the encoder knows its first rank only.
-        merges = list(dict.fromkeys((strings[a], strings[b]) for a, b, _t in learned.merges))
-        return LearnedVocabulary(
-            tokens=visible + hidden,
-            merges=merges,
-            scaffold_tokens=hidden,
-            frequencies=dict(zip(strings, learned.frequencies, strict=True)),
-            expansions={
-                strings[token]: [strings[part] for part in parts] for token, parts in expansions(learned).items()
-            },
-        )
+        return learner.vocabulary(scaffolds, expansions(learner.tokens, learner.merges, scaffolds))
