@@ -1,15 +1,18 @@
-"""Taking scaffolds apart: ids N.. become runs of ids below N, by one constant table."""
+"""Taking scaffolds apart: ids N.. become runs of ids below N, by one constant table.
+
+This file is also copied into tokenizer folders, so it imports nothing of the package.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 
 class ExpansionTable:
@@ -17,17 +20,32 @@ class ExpansionTable:
 
     Args:
         expansions: for scaffold ``num_visible + k``, its visible ids.
+        num_added: tokens added to the encoder after training; their ids follow the scaffolds there, and follow the
+            visible tokens here.
+
+    Attributes:
+        flat: the runs of all tokens one after another, int32.
+        starts, lengths: [tokens] int64 where each token's run lies in ``flat``.
     """
 
-    def __init__(self, expansions: Sequence[NDArray[np.int32]], num_visible: int) -> None:
+    def __init__(self, expansions: Sequence[NDArray[np.int32]], num_visible: int, num_added: int = 0) -> None:
+        self.expansions = expansions
         self.num_visible = num_visible
+        self.num_added = num_added
         visible = np.arange(num_visible, dtype=np.int32)
-        self.flat = np.concatenate([visible, *expansions])
-        self.lengths = np.concatenate([np.ones(num_visible, np.int64), [len(each) for each in expansions]]).astype(int)
+        added = np.arange(num_visible, num_visible + num_added, dtype=np.int32)
+        self.flat = np.concatenate([visible, *expansions, added])
+        lengths = [1] * num_visible + [len(each) for each in expansions] + [1] * num_added
+        self.lengths = np.array(lengths, dtype=np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
 
+    @property
+    def num_scaffolds(self) -> int:
+        """Tokens of the encoder that no model sees."""
+        return len(self.expansions)
+
     def expand(self, ids: NDArray[Any]) -> NDArray[np.int32]:
-        """Ids [T] over all tokens -> ids [T' >= T] over visible tokens."""
+        """Ids [T] of the encoder -> ids [T' >= T] a model sees."""
         return self.expand_with_source(ids)[0]
 
     def expand_with_source(self, ids: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -39,3 +57,33 @@ class ExpansionTable:
         # Place within its own run, plus where the run starts in the table.
         within = np.arange(len(source)) - (np.cumsum(lengths) - lengths)[source]
         return self.flat[self.starts[ids][source] + within], source
+
+
+def read_expansions(file: Path, tokenizer: Tokenizer) -> ExpansionTable:
+    """The table of a ``scaffold.json``, held against the encoder's vocabulary so that decoding never changes a byte.
+
+    Raises:
+        ValueError: the file is damaged or belongs to another encoder; the message names it.
+    """
+    try:
+        return _table(tokenizer, json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as broken:
+        raise ValueError(
+            f"{file} is damaged or belongs to another tokenizer.json ({broken}): train the tokenizer again"
+        ) from None
+
+
+def _table(tokenizer: Tokenizer, body: dict[str, Any]) -> ExpansionTable:
+    num_visible, scaffolds, parts = body["vocab_size"], body["scaffold_tokens"], body["expansions"]
+    num_tokens = tokenizer.get_vocab_size(with_added_tokens=False)
+    if num_tokens != num_visible + len(scaffolds) or len(parts) != len(scaffolds):
+        raise ValueError(f"{num_visible} + {len(scaffolds)} tokens do not make {num_tokens}")
+    for place, (token, ids) in enumerate(zip(scaffolds, parts, strict=True)):
+        if tokenizer.token_to_id(token) != num_visible + place:
+            raise ValueError(f"scaffold {token!r} is not token {num_visible + place}")
+        if not ids or not all(isinstance(i, int) and 0 <= i < num_visible for i in ids):
+            raise ValueError(f"expansion of {token!r} leaves the vocabulary")
+        if "".join(str(tokenizer.id_to_token(i)) for i in ids) != token:
+            raise ValueError(f"expansion of {token!r} spells something else")
+    num_added = tokenizer.get_vocab_size() - num_tokens
+    return ExpansionTable([np.array(ids, dtype=np.int32) for ids in parts], num_visible, num_added)

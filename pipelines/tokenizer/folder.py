@@ -1,19 +1,22 @@
 """The tokenizer artifact: Hugging Face's files, plus ``scaffold.json`` where some tokens are scaffolds.
 
 ``tokenizer.json`` holds every token the encoder makes: 0..N-1 are the vocabulary a model sees, N.. the scaffolds.
-Read alone it is a valid tokenizer of |E| tokens; with ``scaffold.json`` it is exact Scaffold-BPE of N.
+Read alone it is a valid tokenizer of |E| tokens; with ``scaffold.json`` it is exact Scaffold-BPE of N. The Python files
+beside them are the class that reads both, for programs without this package (``trust_remote_code``); nothing here runs
+them.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipelines.runs.errors import RetraceError
-from pipelines.tokenizer.expansion import ExpansionTable
+from pipelines.tokenizer.expansion import ExpansionTable, read_expansions
+from pipelines.tokenizer.patterns import pre_tokenizer_of
 from pipelines.tokenizer.spec import END_OF_DOCUMENT
 
 if TYPE_CHECKING:
@@ -23,19 +26,37 @@ if TYPE_CHECKING:
 
 TOKENIZER = "tokenizer.json"
 SCAFFOLD = "scaffold.json"
-FILES = (TOKENIZER, SCAFFOLD, "tokenizer_config.json", "special_tokens_map.json")
+# The first names the class; the others are what it imports.
+CLASS_MODULES = ("scaffold_tokenizer", "scaffold_backend", "expanded_encoding", "expansion")
+FILES = (
+    TOKENIZER,
+    SCAFFOLD,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    *(f"{name}.py" for name in CLASS_MODULES),
+)
 
 
-def write_tokenizer(out: Path, learned: LearnedVocabulary, special_tokens: tuple[str, ...]) -> None:
+def write_tokenizer(
+    out: Path, learned: LearnedVocabulary, special_tokens: tuple[str, ...], pattern: str = "gpt2"
+) -> None:
     """Write a learnt vocabulary as a tokenizer folder."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, decoders, models
 
     vocabulary = {token: place for place, token in enumerate(learned.tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=learned.merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizer_of(pattern)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
     tokenizer.save(str(out / TOKENIZER))
+    named = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_DOCUMENT)
+    _write_json(out / "special_tokens_map.json", named)
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": int(1e30),
+        **named,
+    }
     if learned.scaffold_tokens:
         scaffold = {
             "vocab_size": learned.vocab_size,
@@ -45,15 +66,10 @@ def write_tokenizer(out: Path, learned: LearnedVocabulary, special_tokens: tuple
             "expansions": [[vocabulary[part] for part in learned.expansions[t]] for t in learned.scaffold_tokens],
         }
         _write_json(out / SCAFFOLD, scaffold)
-    named = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_DOCUMENT)
-    _write_json(out / "special_tokens_map.json", named)
-    config = {
-        # AutoTokenizer knows the second name once pipelines.tokenizer.scaffold_tokenizer is imported.
-        "tokenizer_class": "ScaffoldTokenizer" if learned.scaffold_tokens else "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": int(1e30),
-        **named,
-    }
+        config["tokenizer_class"] = "ScaffoldTokenizer"
+        config["auto_map"] = {"AutoTokenizer": [f"{CLASS_MODULES[0]}.ScaffoldTokenizer", None]}
+        for name in CLASS_MODULES:
+            shutil.copyfile(_source(name), out / f"{name}.py")
     _write_json(out / "tokenizer_config.json", config)
 
 
@@ -76,30 +92,31 @@ def read_tokenizer(path: Path) -> tuple[Tokenizer, ExpansionTable | None]:
         raise RetraceError(f"{file} has no {END_OF_DOCUMENT} token, which ends every document: train it anew")
     scaffold = path / SCAFFOLD
     if not scaffold.is_file():
+        _refuse_missing_scaffolds(path)
         return tokenizer, None
     try:
-        body = json.loads(scaffold.read_text(encoding="utf-8"))
-        table = _expansion_table(tokenizer, body)
-    except (ValueError, KeyError, TypeError) as broken:
-        raise RetraceError(
-            f"{scaffold} is damaged or belongs to another {TOKENIZER} ({broken}): train the tokenizer again"
-        ) from None
-    return tokenizer, table
+        return tokenizer, read_expansions(scaffold, tokenizer)
+    except ValueError as broken:
+        raise RetraceError(str(broken)) from None
 
 
-def _expansion_table(tokenizer: Tokenizer, body: dict[str, Any]) -> ExpansionTable:
-    """Build the table and hold it against the encoder's vocabulary, so that decoding can never change a byte."""
-    num_visible, scaffolds, parts = body["vocab_size"], body["scaffold_tokens"], body["expansions"]
-    if tokenizer.get_vocab_size() != num_visible + len(scaffolds) or len(parts) != len(scaffolds):
-        raise ValueError(f"{num_visible} + {len(scaffolds)} tokens do not make {tokenizer.get_vocab_size()}")
-    for place, (token, ids) in enumerate(zip(scaffolds, parts, strict=True)):
-        if tokenizer.token_to_id(token) != num_visible + place:
-            raise ValueError(f"scaffold {token!r} is not token {num_visible + place}")
-        if not ids or not all(isinstance(i, int) and 0 <= i < num_visible for i in ids):
-            raise ValueError(f"expansion of {token!r} leaves the vocabulary")
-        if "".join(str(tokenizer.id_to_token(i)) for i in ids) != token:
-            raise ValueError(f"expansion of {token!r} spells something else")
-    return ExpansionTable([np.array(ids, dtype=np.int32) for ids in parts], num_visible)
+def _refuse_missing_scaffolds(path: Path) -> None:
+    """Without its table a Scaffold-BPE folder would pass for plain BPE over more tokens."""
+    file = path / "tokenizer_config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as broken:
+        raise RetraceError(f"{file} is damaged ({broken}): train the tokenizer again") from None
+    if config.get("tokenizer_class") == "ScaffoldTokenizer":
+        raise RetraceError(f"{path / SCAFFOLD} is missing, but {file} names ScaffoldTokenizer: copy the whole folder")
+
+
+def _source(module: str) -> Path:
+    """A module's file, found without running it: the class's own needs transformers."""
+    spec = importlib.util.find_spec(f"pipelines.tokenizer.{module}")
+    assert spec is not None, module
+    assert spec.origin is not None, module
+    return Path(spec.origin)
 
 
 def _write_json(path: Path, body: dict[str, Any]) -> None:

@@ -143,16 +143,6 @@ class TestHuggingFace:
         assert hf([("a b", "c d")])["input_ids"] == [light.encode("a b") + light.encode("c d")]
 
 
-def test_scaffold_strings_are_no_tokens_to_a_model(trained):
-    hf = load_hf_tokenizer(trained("scaffold_bpe"))
-    body = json.loads((trained("scaffold_bpe") / SCAFFOLD).read_text(encoding="utf-8"))
-    assert hf.convert_tokens_to_ids(body["scaffold_tokens"][0]) is None
-    with pytest.raises(ValueError, match="among the scaffolds"):
-        hf.add_tokens(["<new>"])
-    with pytest.raises(NotImplementedError, match="pair"):
-        hf("a", "b", truncation=True, max_length=1)
-
-
 def test_tensor_batches_of_empty_and_single_texts(trained):
     hf = load_hf_tokenizer(trained("scaffold_bpe"))
     assert hf("")["input_ids"] == []
