@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipelines.runs.errors import RetraceError
@@ -32,9 +32,25 @@ class Sharing:
         if self.store is not None and store_mode() == "lazy":
             self.spared = frozenset(_served(self.store, plan, ask=ask))
 
-    def inputs(self, job: PlannedJob) -> Mapping[str, str | tuple[str, ...]]:
-        """What a job has to wait for: nothing in lazy mode, when the store can give its artifact."""
-        return {} if job.path in self.spared else job.inputs
+    def inputs(self, job: PlannedJob, *, current: bool) -> dict[str, list[str]]:
+        """What a job has to wait for.
+
+        In lazy mode that is nothing where the store can give the artifact. Inputs that are gone are not made again for
+        the sake of a current artifact, which the store could give again if someone insists.
+        """
+        if job.path in self.spared:
+            return {}
+        inputs: dict[str, list[str]] = {}
+        for name, path in job.input_pairs():
+            inputs.setdefault(name, []).append(path)
+        gone = {path for paths in inputs.values() for path in paths if not Path(path).exists()} if current else set()
+        if gone and self._gives(job):
+            return {name: [path for path in paths if path not in gone] for name, paths in inputs.items()}
+        return inputs
+
+    def _gives(self, job: PlannedJob) -> bool:
+        record = self.store.record(job.key) if self.store else None
+        return record is not None and self.store is not None and not self.store.missing(record)
 
     def fetch(self, paths: Iterable[str]) -> None:
         """Bring what the remote has of these artifacts, in one go; without a remote, or when it is away, nothing."""

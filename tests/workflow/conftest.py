@@ -57,7 +57,7 @@ def finished_smoke(smoke_run: tuple[Path, str], tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="session")
 def snakemake() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``snakemake(folder, *arguments, overlay={...})`` at the smoke scale, with one more overlay of parameters."""
+    """``snakemake(folder, *arguments, overlay={...}, environment={...})``, at the smoke scale."""
     return _run
 
 
@@ -68,7 +68,11 @@ def snakemake_environment() -> dict[str, str]:
 
 
 def _run(
-    folder: Path, *arguments: str, overlay: dict[str, Any] | None = None, timeout: float = 900
+    folder: Path,
+    *arguments: str,
+    overlay: dict[str, Any] | None = None,
+    environment: dict[str, str] | None = None,
+    timeout: float = 900,
 ) -> subprocess.CompletedProcess[str]:
     configfiles = ["params/smoke.yaml"]
     if overlay is not None:
@@ -77,7 +81,7 @@ def _run(
     return subprocess.run(
         ["snakemake", "--cores", "2", *arguments, "--configfile", *configfiles],
         cwd=folder,
-        env=_environment(),
+        env={**_environment(), **(environment or {})},
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -3,10 +3,12 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 
 sys.path.insert(0, workflow.basedir)
 
 from pipelines.runs.errors import RetraceError
+from pipelines.runs.reuse import holds
 from pipelines.runs.reuse import holds
 from workflow.executions import prepare_environment
 from workflow.locks import take_place
@@ -51,15 +53,26 @@ def planned(path, view):
 
 
 def inputs(job):
-    """View: the artifacts the job waits for.
+    """View: what the job waits for. Once it is made, what its inputs do is nothing to it: their keys are in its own.
 
-    Ancient where the job's own artifact is there: its key says whether one of them is another, and not its time.
-    Elsewhere not, as Snakemake does not look for a reason to run a job below one that runs.
+    Ancient inputs would hide from Snakemake that a job behind them has changed, so only a current job's are.
     """
-    paths = SHARING.inputs(job)
-    if holds(Path(job.path), job.key):
-        return {name: ancient(each) for name, each in paths.items()}
-    return paths
+    current = holds(Path(job.path), job.key)
+    if not current and is_unnoticed(job):
+        workflow.dag.forcefiles.add(job.path)
+    waited_for = SHARING.inputs(job, current=current)
+    return {
+        name: ancient(paths) if current else paths for name, paths in waited_for.items()
+    }
+
+
+def is_unnoticed(job):
+    """Whether another artifact than the planned one is in place, and Snakemake does not know.
+
+    It goes by notes of its own. They may have been deleted, and artifacts that DVC or a person put there have none.
+    """
+    noted = workflow.persistence.params(IOFile(job.path))
+    return Path(job.path).exists() and (noted is None or repr(job.key) in noted)
 
 
 def key(job):
