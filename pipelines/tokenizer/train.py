@@ -34,7 +34,7 @@ def train(spec: TokenizerSpec, inputs: dict[str, Any], job: Job) -> dict[str, fl
             f"{learned.vocab_size} of vocab_size {spec.vocab_size} (give more text, or ask for less)"
         )
     job.record(vocab_size_asked=spec.vocab_size, vocab_size_reached=learned.vocab_size)
-    write_tokenizer(job.out, learned, spec.special_tokens)
+    write_tokenizer(job.out, learned, spec.special_tokens, spec.pattern)
     num_scaffolds = len(learned.scaffold_tokens)
     return {
         "vocab_size": learned.vocab_size,
