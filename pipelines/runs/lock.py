@@ -60,12 +60,15 @@ def hold_rank(work: Path) -> None:
 
 
 def remove_unfinished(work: Path) -> None:
-    """Delete the checkpoints of a job that is finished elsewhere, unless someone computes it here."""
-    if work.exists():
-        with suppress(OSError), _open(lock_file(work)) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(work)
-            lock_file(work).unlink()
+    """Delete what killed attempts left of a job that is finished elsewhere, unless someone computes it here."""
+    lock, ranks = lock_file(work), ranks_file(work)
+    if work.exists() or lock.exists() or ranks.exists():
+        with suppress(OSError), _open(lock) as file, _open(ranks) as theirs:
+            for each in (file, theirs):
+                fcntl.flock(each, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(work, ignore_errors=True)
+            ranks.unlink()
+            lock.unlink()
 
 
 def lock_file(work: Path) -> Path:

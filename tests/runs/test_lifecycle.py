@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from pipelines.runs.cache import Cache, CacheSettings
-from pipelines.runs.lock import job_lock
+from pipelines.runs.lock import job_lock, lock_file, ranks_file, remove_unfinished
 from pipelines.runs.store import Store
 
 SCRATCH = {"method": {"name": "scratch"}}
@@ -300,6 +301,18 @@ def test_a_job_killed_when_its_work_was_done_is_found_in_the_store(grow, tmp_pat
     assert "restored from the store" in grow("run", SCRATCH).stderr
     assert left_in(tmp_path / "results") == ["run"]
     assert left_in(tmp_path / "work") == []
+
+
+def test_what_killed_attempts_left_of_a_stored_job_goes_unless_one_of_its_ranks_still_runs(tmp_path):
+    work = tmp_path / "key"
+    lock_file(work).touch()
+    with ranks_file(work).open("w") as rank:
+        fcntl.flock(rank, fcntl.LOCK_SH)
+        remove_unfinished(work)
+        assert left_in(tmp_path) == ["key.lock", "key.ranks"]
+    work.mkdir()
+    remove_unfinished(work)
+    assert left_in(tmp_path) == []
 
 
 def test_a_job_told_to_end_when_its_work_is_done_finishes(grow, tmp_path, shared_tree, store):
