@@ -52,11 +52,18 @@ class ExpansionTable:
         """The expanded ids [T'], and for each the place [T'] in ``ids`` it comes from."""
         if not len(ids) or ids.max() < self.num_visible:
             return ids.astype(np.int32, copy=False), np.arange(len(ids))
-        lengths = self.lengths[ids]
-        source = np.repeat(np.arange(len(ids)), lengths)
-        # Place within its own run, plus where the run starts in the table.
-        within = np.arange(len(source)) - (np.cumsum(lengths) - lengths)[source]
-        return self.flat[self.starts[ids][source] + within], source
+        return take_runs(self.flat, self.starts, self.lengths, ids)
+
+
+def take_runs(
+    flat: NDArray[np.int32], starts: NDArray[np.int64], lengths: NDArray[np.int64], ids: NDArray[Any]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The runs of ids [T] end to end [T'], and for each of it the place [T'] in ``ids`` it comes from."""
+    own = lengths[ids]
+    source = np.repeat(np.arange(len(ids)), own)
+    # Place within its own run, plus where the run starts.
+    within = np.arange(len(source)) - (np.cumsum(own) - own)[source]
+    return flat[starts[ids][source] + within], source
 
 
 def read_expansions(file: Path, tokenizer: Tokenizer) -> ExpansionTable:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.runs.errors import RetraceError
 from pipelines.tokenizer.folder import read_tokenizer
+from pipelines.tokenizer.protocol import from_symbols, to_symbols
 from pipelines.tokenizer.spec import END_OF_DOCUMENT
 
 if TYPE_CHECKING:
@@ -17,7 +21,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+    from pipelines.tokenizer.encoder import CompiledEncoder
     from pipelines.tokenizer.expansion import ExpansionTable
+
+# Characters from which on machine code is faster, with what it takes to load it.
+COMPILED_FROM = 1_000_000
 
 
 class LoadedTokenizer:
@@ -36,27 +44,78 @@ class LoadedTokenizer:
         self.encoder = encoder
         self.table = table
         self.num_tokens: int = encoder.get_vocab_size()
-        self.vocab_size = self.num_tokens if table is None else table.num_visible
+        self.vocab_size = self.num_tokens - (0 if table is None else table.num_scaffolds)
         self.eod_id: int = encoder.get_vocab()[END_OF_DOCUMENT]
+        # By whether scaffolds are taken apart; None where the tokenizer is of a kind that it does not know.
+        self._compiled: dict[bool, CompiledEncoder | None] = {}
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without an end-of-document mark."""
         ids: list[int] = self._expand(np.array(self.encoder.encode(text).ids, dtype=np.int32)).tolist()
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Ids of every text, int32 [length] each, without end-of-document marks."""
-        return [self._expand(ids) for ids in self.encode_batch_with_scaffolds(texts)]
+    def encode_batch(self, texts: Sequence[str], num_threads: int | None = None) -> list[NDArray[np.int32]]:
+        """Ids of every text, int32 [length] each, without end-of-document marks.
 
-    def encode_batch_with_scaffolds(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        A long batch is encoded in machine code, with the same result, in ``num_threads`` threads (default: one a core).
+        """
+        compiled = self._compiled_encoder(texts, expanding=True)
+        if compiled is not None:
+            return compiled.encode_batch(texts, num_threads)
+        return [self._expand(ids) for ids in self._encode_in_rust(texts)]
+
+    def encode_batch_with_scaffolds(
+        self, texts: Sequence[str], num_threads: int | None = None
+    ) -> list[NDArray[np.int32]]:
         """Ids before scaffolds are taken apart, over ``num_tokens`` tokens."""
-        encoded = self.encoder.encode_batch_fast(list(texts))
-        return [np.array(each.ids, dtype=np.int32) for each in encoded]
+        compiled = self._compiled_encoder(texts, expanding=False)
+        return self._encode_in_rust(texts) if compiled is None else compiled.encode_batch(texts, num_threads)
+
+    def _encode_in_rust(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        return [np.array(each.ids, dtype=np.int32) for each in self.encoder.encode_batch_fast(list(texts))]
+
+    def _compiled_encoder(self, texts: Sequence[str], expanding: bool) -> CompiledEncoder | None:
+        if expanding not in self._compiled:
+            if sum(map(len, texts)) < COMPILED_FROM:
+                return None
+            from pipelines.tokenizer.encoder import compiled_encoder
+
+            self._compiled[expanding] = compiled_encoder(self.encoder, self.table if expanding else None)
+        return self._compiled[expanding]
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Ids of any bytes: those of its text, and the ids of single bytes for what is not UTF-8."""
+        ids: list[int] = []
+        # Bytes that are not UTF-8 come as U+DC80 to U+DCFF, which no text holds.
+        for part in re.split("([\udc80-\udcff]+)", data.decode("utf-8", "surrogateescape")):
+            if part and "\udc80" <= part[0] <= "\udcff":
+                ids += [self._id_of_byte(byte) for byte in part.encode("utf-8", "surrogateescape")]
+            elif part:
+                ids += self.encode(part)
+        return ids
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
         """Text of ids; bytes that are not UTF-8 become U+FFFD."""
-        text: str = self.encoder.decode([int(each) for each in ids], skip_special_tokens=False)
-        return text
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
+        """Bytes of ids, exactly those that were encoded."""
+        return b"".join([self.token_bytes[each] for each in ids])
+
+    def token(self, index: int) -> str:
+        """The token of an id as tokenizer.json writes it, in byte-level characters."""
+        inner = index if self.table is None or index < self.table.num_visible else index + self.table.num_scaffolds
+        return str(self.encoder.id_to_token(inner))
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of every id a model sees."""
+        special = {token.content for token in self.encoder.get_added_tokens_decoder().values()}
+        tokens = map(self.token, range(self.vocab_size))
+        return [token.encode() if token in special else from_symbols(token) for token in tokens]
+
+    def _id_of_byte(self, byte: int) -> int:
+        return int(self.encoder.get_vocab()[to_symbols(bytes([byte]))])
 
     def _expand(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         return ids if self.table is None else self.table.expand(ids)
@@ -83,5 +142,12 @@ def load_hf_tokenizer(path: Path | str) -> PreTrainedTokenizerFast:
         from transformers import PreTrainedTokenizerFast as tokenizer_class
     else:
         from pipelines.tokenizer.scaffold_tokenizer import ScaffoldTokenizer as tokenizer_class
-    tokenizer: PreTrainedTokenizerFast = tokenizer_class.from_pretrained(str(path), local_files_only=True)
+    try:
+        tokenizer: PreTrainedTokenizerFast = tokenizer_class.from_pretrained(str(path), local_files_only=True)
+    except ValueError as broken:
+        # Of the files that read_tokenizer does not read, the only ones left.
+        raise RetraceError(
+            f"{Path(path) / 'tokenizer_config.json'} or special_tokens_map.json is damaged ({broken}): "
+            "train the tokenizer again"
+        ) from None
     return tokenizer
