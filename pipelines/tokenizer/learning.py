@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pipelines.tokenizer.protocol import Event, LearnedVocabulary, Report, alphabet, from_symbols, to_symbols
 from pipelines.tokenizer.segmentation import Segmentation
@@ -20,6 +20,7 @@ class Learner:
     Attributes:
         tokens: the bytes of every token, in order of creation: special tokens, the alphabet, results of merges.
         merges: (left, right, result) in the order made.
+        parents: result -> the pair that made it first.
         num_pinned: special tokens and alphabet, which every vocabulary keeps.
     """
 
@@ -40,10 +41,13 @@ class Learner:
         symbols = alphabet() if symbols is None else symbols
         self.tokens = [*(token.encode() for token in special_tokens), *symbols]
         self.merges: list[tuple[int, int, int]] = []
+        self.parents: dict[int, tuple[int, int]] = {}
         self.num_pinned = len(self.tokens)
         self._special_tokens = special_tokens
         self._forbidden = {from_symbols(token) for token in special_tokens}
         self._ids = {token: len(special_tokens) + place for place, token in enumerate(symbols)}
+        self._splits = splits
+        self._events: list[tuple[int, int | tuple[int, ...]]] = []
         self._text = Segmentation(words, self.tokens, splits=splits)
 
     @property
@@ -65,12 +69,15 @@ class Learner:
         token = self._ids.setdefault(string, len(self.tokens))
         if token == len(self.tokens):
             self.tokens.append(string)
+        self.parents.setdefault(token, (left, right))
         self.merges.append((left, right, token))
+        self._events.append((left, right))
         self._text.merge(left, right, token)
         return token
 
     def split(self, token: int, parts: Sequence[int]) -> None:
         """Replace a token everywhere by tokens that spell it."""
+        self._events.append((token, tuple(parts)))
         self._text.split(token, parts)
 
     def tell(self, report: Report, vocab_size: int) -> None:
@@ -79,30 +86,33 @@ class Learner:
             report(vocab_size)
 
     def vocabulary(
-        self,
-        hidden: Iterable[int] = (),
-        expansions: Mapping[int, Sequence[int]] | None = None,
-        events: Sequence[Event] = (),
+        self, hidden: Collection[int] = (), expansions: Mapping[int, Sequence[int]] | None = None
     ) -> LearnedVocabulary:
         """What was learnt, in byte-level strings.
 
         Args:
             hidden: tokens that no model sees.
             expansions: what becomes of them.
-            events: merges and splits in order, for methods that split.
         """
         strings = [*self._special_tokens, *map(to_symbols, self.tokens[len(self._special_tokens) :])]
-        hidden = sorted(hidden)
-        aside = set(hidden)
+
+        def named(tokens: Iterable[int]) -> tuple[str, ...]:
+            return tuple(strings[token] for token in tokens)
+
+        away = set(hidden)
+        aside = sorted(away)
+        seen = [token for token in range(len(strings)) if token not in away]
+        # A pair can come up twice when two pairs spell the same token; the encoder knows its first rank only.
+        merges = dict.fromkeys((strings[left], strings[right]) for left, right, _token in self.merges)
+        events: list[Event] = [
+            (strings[token], strings[other] if isinstance(other, int) else named(other))
+            for token, other in self._events
+        ]
         return LearnedVocabulary(
-            tokens=[string for token, string in enumerate(strings) if token not in aside]
-            + [strings[token] for token in hidden],
-            # A pair can come up twice when two pairs spell the same token; the encoder knows its first rank only.
-            merges=list(dict.fromkeys((strings[left], strings[right]) for left, right, _token in self.merges)),
-            scaffold_tokens=[strings[token] for token in hidden],
+            tokens=[*named(seen), *named(aside)],
+            merges=list(merges),
+            scaffold_tokens=list(named(aside)),
             frequencies=dict(zip(strings, self.counts, strict=True)),
-            expansions={
-                strings[token]: [strings[part] for part in parts] for token, parts in (expansions or {}).items()
-            },
-            events=list(events),
+            expansions={strings[token]: list(named(parts)) for token, parts in (expansions or {}).items()},
+            events=events if self._splits else [],
         )
