@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 
 class PickyEncoder:
@@ -18,7 +19,7 @@ class PickyEncoder:
     """
 
     def __init__(
-        self, ids: Mapping[str, int], events: Sequence[Sequence[str | Sequence[str]]], num_remembered: int = 1 << 18
+        self, ids: Mapping[str, int], events: Sequence[Sequence[Any]], num_remembered: int = 1 << 18
     ) -> None:
         """Prepare events for looking up.
 
@@ -31,10 +32,9 @@ class PickyEncoder:
         self._events: list[tuple[tuple[int, ...], list[int]]] = []
         self._times: dict[tuple[int, ...], list[int]] = {}
         for token, other in events:
-            if isinstance(other, str):
-                run, result = (ids[str(token)], ids[other]), [ids[str(token) + other]]
-            else:
-                run, result = (ids[str(token)],), [ids[part] for part in other]
+            merges = isinstance(other, str)
+            run = tuple(ids[each] for each in ((token, other) if merges else (token,)))
+            result = [ids[each] for each in ((token + other,) if merges else other)]
             self._times.setdefault(run, []).append(len(self._events))
             self._events.append((run, result))
         self._num_remembered = num_remembered
