@@ -33,7 +33,7 @@ rule all:
 
 
 onstart:
-    SHARING.fetch(artifacts_of_this_call())
+    fetch_artifacts()
 
 
 onsuccess:

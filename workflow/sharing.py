@@ -28,9 +28,11 @@ class Sharing:
     def __init__(self, plan: Plan, *, ask: bool) -> None:
         self.plan = plan
         self.store = open_store()
+        # After a fault the remote is left alone: one warning a call.
+        self._ask = ask
         self.spared: frozenset[str] = frozenset()
         if self.store is not None and store_mode() == "lazy":
-            self.spared = frozenset(_served(self.store, plan, ask=ask))
+            self.spared = frozenset(self._served(self.store))
 
     def inputs(self, job: PlannedJob, *, current: bool) -> dict[str, list[str]]:
         """What a job has to wait for.
@@ -52,10 +54,21 @@ class Sharing:
         record = self.store.record(job.key) if self.store else None
         return record is not None and self.store is not None and not self.store.missing(record)
 
-    def fetch(self, paths: Iterable[str]) -> None:
-        """Bring what the remote has of these artifacts, in one go; without a remote, or when it is away, nothing."""
-        if self.store is not None:
-            _bring(self.store, [self.plan[path].key for path in paths], objects=True)
+    def fetch(self, paths: list[str]) -> None:
+        """Bring what the remote has of these artifacts, in one go. One that cannot be had is computed.
+
+        Raises:
+            RetraceError: it was spared its inputs, so that it cannot.
+        """
+        if self.store is None:
+            return
+        self._bring(self.store, [self.plan[path].key for path in paths], objects=True)
+        for path in self.spared.intersection(paths):
+            if _lacking(self.store, [self.plan[path].key]):
+                raise RetraceError(
+                    f"{path} is in the store, and its files could not be fetched: try again when the remote answers, or"
+                    " set RETRACE_STORE=full to compute what it lacks"
+                )
 
     def account(self, paths: Iterable[str]) -> str:
         """What became of these artifacts: how many were computed, how many restored, and what that saved."""
@@ -69,44 +82,42 @@ class Sharing:
             parts.append(f"{len(restored)} restored from the store, which saved {sum(restored):.0f} s of computing")
         return f"Artifacts: {', '.join(parts)}."
 
-
-def _served(store: Store, plan: Plan, *, ask: bool) -> Iterator[str]:
-    """The artifacts that the store can give: all objects are here, or there is a remote to fetch them from."""
-    if ask:
-        _bring(store, [job.key for job in plan.jobs.values() if store.record(job.key) is None], objects=False)
-    remote: bool | None = None
-    for path, job in plan.jobs.items():
-        record = store.record(job.key)
-        if record is None:
-            continue
-        if store.missing(record):
-            remote = _has_remote() if remote is None else remote
-            if not remote:
+    def _served(self, store: Store) -> Iterator[str]:
+        """The artifacts that the store can give: all objects are here, or there is a remote to fetch them from."""
+        self._bring(store, [job.key for job in self.plan.jobs.values() if store.record(job.key) is None], objects=False)
+        remote: bool | None = None
+        for path, job in self.plan.jobs.items():
+            record = store.record(job.key)
+            if record is None:
                 continue
-        yield path
+            if store.missing(record):
+                remote = _has_remote() if remote is None else remote
+                if not remote:
+                    continue
+            yield path
 
-
-def _bring(store: Store, keys: list[str], *, objects: bool) -> None:
-    """Fetch the records of jobs, and what their artifacts consist of; a fault is a warning, as a job can compute."""
-    if not _lacking(store, keys):
-        return
-    # DVC takes a while to load, and most calls do not come here.
-    from pipelines.runs.remote import open_remote
-    from pipelines.store.console import byte_bar, count, in_bytes
-
-    try:
-        remote = open_remote()
-        if remote is None:
+    def _bring(self, store: Store, keys: list[str], *, objects: bool) -> None:
+        """Fetch the records of jobs, and what their artifacts consist of; a fault is a warning."""
+        if not (self._ask and _lacking(store, keys)):
             return
-        remote.fetch_records(store, _lacking(store, keys))
-        records = [record for key in _lacking(store, keys) if (record := store.record(key)) is not None]
-        if objects and records:
-            size = sum(each.size for record in records for each in store.missing(record))
-            _say(f"Fetching {count(len(records), 'artifact')} ({in_bytes(size)}) from remote {remote.name}.")
-            with byte_bar("fetching", size) as tell:
-                remote.fetch_objects(store, records, tell)
-    except RetraceError as fault:
-        _say(f"warning: {fault}. What cannot be fetched is computed.")
+        # DVC takes a while to load, and most calls do not come here.
+        from pipelines.runs.remote import open_remote
+        from pipelines.store.console import byte_bar, count, in_bytes
+
+        try:
+            remote = open_remote()
+            if remote is None:
+                return
+            remote.fetch_records(store, _lacking(store, keys))
+            records = [record for key in _lacking(store, keys) if (record := store.record(key)) is not None]
+            if objects and records:
+                size = sum(each.size for record in records for each in store.missing(record))
+                _say(f"Fetching {count(len(records), 'artifact')} ({in_bytes(size)}) from remote {remote.name}.")
+                with byte_bar("fetching", size) as tell:
+                    remote.fetch_objects(store, records, tell)
+        except RetraceError as fault:
+            self._ask = False
+            _say(f"warning: {fault}. What cannot be fetched is computed.")
 
 
 def _lacking(store: Store, keys: list[str]) -> list[str]:

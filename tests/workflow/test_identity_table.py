@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -69,6 +70,18 @@ def copy(name: str, to: str) -> Change:
 def remove(name: str) -> Change:
     def change(checkout: Path) -> None:
         shutil.rmtree(checkout / name)
+
+    return change
+
+
+def note_another(path: str) -> Change:
+    """Let Snakemake believe that what lies at a path has another key."""
+
+    def change(checkout: Path) -> None:
+        notes = checkout / ".snakemake" / "metadata" / urlsafe_b64encode(path.encode()).decode()
+        noted = json.loads(notes.read_text(encoding="utf-8"))
+        assert len(noted["params"]) == 1
+        notes.write_text(json.dumps({**noted, "params": [repr("0" * 64)]}), encoding="utf-8")
 
     return change
 
@@ -265,6 +278,7 @@ ROWS = {
         {"moe": {"rmoe": {"recurrent_size": 4}}},
     ),
     "the notes of Snakemake gone": files([], remove(".snakemake")),
+    "the notes of Snakemake, which are of another artifact": files([], note_another("results/moe/rmoe/default/seed0")),
     "the notes of Snakemake gone, and a hyper-parameter": Row(
         ("results/moe/rmoe/*", *paper("rmoe"), *MIRRORS),
         (remove(".snakemake"),),

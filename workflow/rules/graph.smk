@@ -58,21 +58,26 @@ def inputs(job):
     Ancient inputs would hide from Snakemake that a job behind them has changed, so only a current job's are.
     """
     current = holds(Path(job.path), job.key)
-    if not current and is_unnoticed(job):
-        workflow.dag.forcefiles.add(job.path)
+    if workflow.is_main_process and Path(job.path).exists():
+        believe_artifact(job, current)
     waited_for = SHARING.inputs(job, current=current)
     return {
         name: ancient(paths) if current else paths for name, paths in waited_for.items()
     }
 
 
-def is_unnoticed(job):
-    """Whether another artifact than the planned one is in place, and Snakemake does not know.
+def believe_artifact(job, current):
+    """Where Snakemake's own notes on an artifact in place say something else than the artifact, go by the artifact.
 
-    It goes by notes of its own. They may have been deleted, and artifacts that DVC or a person put there have none.
+    Notes get lost, and artifacts that DVC or a person put there have none, or those of the one before.
     """
-    noted = workflow.persistence.params(IOFile(job.path))
-    return Path(job.path).exists() and (noted is None or repr(job.key) in noted)
+    artifact = IOFile(job.path)
+    noted = workflow.persistence.params(artifact)
+    noted_current = noted is not None and repr(job.key) in noted
+    if current and noted is not None and not noted_current:
+        workflow.persistence.cleanup_metadata(artifact)
+    if not current and (noted is None or noted_current):
+        workflow.dag.forcefiles.add(job.path)
 
 
 def key(job):
@@ -92,3 +97,11 @@ def artifacts_of_this_call():
     """Folders of the artifacts that this call of Snakemake makes."""
     jobs = workflow.dag.needrun_jobs(exclude_finished=False)
     return [path for job in jobs for path in map(str, job.output) if path in PLAN.jobs]
+
+
+def fetch_artifacts():
+    """Bring what the remote has of this call's artifacts, before any job starts."""
+    try:
+        SHARING.fetch(artifacts_of_this_call())
+    except RetraceError as error:
+        raise WorkflowError(str(error)) from None
