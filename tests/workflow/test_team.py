@@ -135,11 +135,9 @@ def test_a_changed_parameter_restores_all_above_it_and_computes_exactly_the_rest
     assert tables_of_the_change != published(team.first)
 
 
-def test_one_table_of_a_lazy_store_brings_no_model_with_it(team: Team, snakemake_environment: dict[str, str]) -> None:
+def test_one_table_of_a_lazy_store_brings_no_model_with_it(team: Team, snakemake: Snakemake) -> None:
     folder = team.clone("lazy")
-    called = ["snakemake", "--cores", "2", "results/tables/gstack/operators.md", "--configfile", SMOKE]
-    lazy = {**snakemake_environment, "RETRACE_STORE": "lazy"}
-    succeeded(subprocess.run(called, cwd=folder, env=lazy, capture_output=True, text=True, timeout=300))
+    succeeded(snakemake(folder, "results/tables/gstack/operators.md", environment={"RETRACE_STORE": "lazy"}))
     assert published(folder).items() <= published(team.first).items()
     paper = store_of(folder).record(plan(folder)["results/papers/gstack"].key)
     assert paper is not None
