@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
+import time
 from pathlib import Path
 
 import pytest
 
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.job import read_record
+from pipelines.runs.methods import list_methods, resolve_method
 from pipelines.tokenizer.from_iterator import train_from_iterator
 from pipelines.tokenizer.loading import load_tokenizer
 from pipelines.tokenizer.patterns import PATTERNS, pattern_of
+from pipelines.tokenizer.spec import TokenizerSpec
+from pipelines.tokenizer.train import learn_vocabulary
+from pipelines.tokenizer.words import make_words
 
 SPEC = {"method": "scaffold_bpe", "vocab_size": 700}
 FILES = ("tokenizer.json", "scaffold.json")
@@ -131,3 +137,25 @@ def test_text_cannot_spell_a_special_token(run_verb, tmp_path):
     tokenizer = load_tokenizer(tmp_path / "t")
     assert tokenizer.eod_id not in tokenizer.encode("<|endoftext|>")
     assert tokenizer.decode(tokenizer.encode("say <|endoftext|>")) == "say <|endoftext|>"
+
+
+@pytest.mark.parametrize("method", list_methods("tokenizer"))
+@pytest.mark.parametrize("kind", ["one letter", "letters at random", "a text without end"])
+def test_a_megabyte_without_a_break_takes_time_in_proportion(kind, method):
+    rng = random.Random(0)
+    period = bytes(rng.choices(range(97, 123), k=600))
+    seconds = []
+    for size in (1 << 17, 1 << 20):
+        endless = {
+            "one letter": b"x" * size,
+            "letters at random": bytes(rng.choices(range(97, 123), k=size)),
+            "a text without end": (period * (size // len(period) + 1))[:size],
+        }[kind]
+        started = time.process_time()
+        learned = learn_vocabulary(
+            make_words({endless: 1}), TokenizerSpec(method=resolve_method("tokenizer", method), vocab_size=4096)
+        )
+        seconds.append(time.process_time() - started)
+        assert sum(len(token) * learned.frequencies[token] for token in learned.tokens) == size
+    # 8 times the text; were it quadratic, 64 times the seconds.
+    assert seconds[1] < 24 * max(seconds[0], 0.05)

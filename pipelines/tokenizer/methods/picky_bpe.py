@@ -71,7 +71,12 @@ class PickyBpe:
 
 def _parts(learner: Learner, token: int, removed: set[int]) -> list[int]:
     """The tokens of the vocabulary that a token is made of, along the merges that first made each."""
-    if token not in removed:
-        return [token]
-    left, right = learner.parents[token]
-    return [*_parts(learner, left, removed), *_parts(learner, right, removed)]
+    parts = []
+    waiting = [token]
+    while waiting:
+        token = waiting.pop()
+        if token in removed:
+            waiting += reversed(learner.parents[token])
+        else:
+            parts.append(token)
+    return parts
