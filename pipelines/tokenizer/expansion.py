@@ -44,6 +44,11 @@ class ExpansionTable:
         """Tokens of the encoder that no model sees."""
         return len(self.expansions)
 
+    @property
+    def scaffold_ids(self) -> range:
+        """Their ids in the encoder."""
+        return range(self.num_visible, self.num_visible + self.num_scaffolds)
+
     def expand(self, ids: NDArray[Any]) -> NDArray[np.int32]:
         """Ids [T] of the encoder -> ids [T' >= T] a model sees."""
         return self.expand_with_source(ids)[0]

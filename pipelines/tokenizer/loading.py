@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.runs.errors import RetraceError
+from pipelines.tokenizer.byte_tokenizer import ByteTokenizer
 from pipelines.tokenizer.folder import read_tokenizer
-from pipelines.tokenizer.protocol import from_symbols, to_symbols
+from pipelines.tokenizer.protocol import from_symbols
 from pipelines.tokenizer.spec import END_OF_DOCUMENT
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 COMPILED_FROM = 1_000_000
 
 
-class LoadedTokenizer:
+class LoadedTokenizer(ByteTokenizer):
     """Text to ids and back. The text ``<|endoftext|>`` is text here: only the caller ends a document.
 
     Attributes:
@@ -83,39 +83,13 @@ class LoadedTokenizer:
             self._compiled[expanding] = compiled_encoder(self.encoder, self.table if expanding else None)
         return self._compiled[expanding]
 
-    def encode_bytes(self, data: bytes) -> list[int]:
-        """Ids of any bytes: those of its text, and the ids of single bytes for what is not UTF-8."""
-        ids: list[int] = []
-        # Bytes that are not UTF-8 come as U+DC80 to U+DCFF, which no text holds.
-        for part in re.split("([\udc80-\udcff]+)", data.decode("utf-8", "surrogateescape")):
-            if part and "\udc80" <= part[0] <= "\udcff":
-                ids += [self._id_of_byte(byte) for byte in part.encode("utf-8", "surrogateescape")]
-            elif part:
-                ids += self.encode(part)
-        return ids
-
-    def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
-        """Text of ids; bytes that are not UTF-8 become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
-
-    def decode_bytes(self, ids: Sequence[int] | NDArray[Any]) -> bytes:
-        """Bytes of ids, exactly those that were encoded."""
-        return b"".join([self.token_bytes[each] for each in ids])
-
-    def token(self, index: int) -> str:
-        """The token of an id as tokenizer.json writes it, in byte-level characters."""
-        inner = index if self.table is None or index < self.table.num_visible else index + self.table.num_scaffolds
-        return str(self.encoder.id_to_token(inner))
-
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """The bytes of every id a model sees."""
         special = {token.content for token in self.encoder.get_added_tokens_decoder().values()}
-        tokens = map(self.token, range(self.vocab_size))
+        hidden = range(0) if self.table is None else self.table.scaffold_ids
+        tokens = [str(self.encoder.id_to_token(each)) for each in range(self.num_tokens) if each not in hidden]
         return [token.encode() if token in special else from_symbols(token) for token in tokens]
-
-    def _id_of_byte(self, byte: int) -> int:
-        return int(self.encoder.get_vocab()[to_symbols(bytes([byte]))])
 
     def _expand(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         return ids if self.table is None else self.table.expand(ids)

@@ -54,4 +54,8 @@ VERBS: dict[str, Verb | Command] = {
         help="Ids on standard input to text on standard output.",
         implementation="pipelines.tokenizer.commands:decode",
     ),
+    "export": Command(
+        help="Write a tokenizer's files for tiktoken.",
+        implementation="pipelines.tokenizer.commands:export",
+    ),
 }

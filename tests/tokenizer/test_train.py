@@ -139,21 +139,3 @@ def test_scaffolds_leave_fewer_rare_tokens_than_bpe(run_verb, trained, corpus, t
     }
     assert measured["scaffold_bpe"]["never_seen_tokens"] <= measured["bpe"]["never_seen_tokens"]
     assert measured["scaffold_bpe"]["bytes_per_token"] > measured["bpe"]["bytes_per_token"]
-
-
-def test_encode_and_decode_from_the_shell_give_the_text_back(root, trained):
-    import subprocess
-    import sys
-
-    def run(verb, text, *options):
-        command = [sys.executable, "-m", "pipelines", "tokenizer", verb, "--tokenizer", str(trained("scaffold_bpe"))]
-        return subprocess.run([*command, *options], input=text, capture_output=True, cwd=root)
-
-    text = "hello wörld\n\n  two\n".encode()
-    ids = run("encode", text).stdout
-    assert run("decode", ids).stdout == text
-    tokens = run("encode", b"hello\n", "--tokens").stdout.decode().split()
-    assert "".join(tokens) == "helloĊ"
-    bad = run("decode", b"3 1024")
-    assert (bad.returncode, bad.stderr) == (2, b"error: standard input: '1024' is not an id from 0 to 1023\n")
-    assert b"byte 1 is not UTF-8" in run("encode", b"a\xff").stderr
