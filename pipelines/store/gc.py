@@ -63,6 +63,8 @@ def gc(days: float, dry_run: bool, yes: bool, remote: str | None, configfiles: t
     if configfiles:
         wanted |= {job.key for job in plan_wanted(configfiles).values()}
     since = time.time() - days * DAY
+    if not team and not dry_run:
+        _remove_leftovers(store, time.time() - DAY)
     found = collect_remote(store, team, wanted, since) if team else collect_store(store, wanted, since)
 
     where = f"remote {team.name} ({team.url})" if team else "the store here"
@@ -87,6 +89,15 @@ def gc(days: float, dry_run: bool, yes: bool, remote: str | None, configfiles: t
     else:
         _remove_here(store, keys, found.objects)
     click.echo(f"freed {freed}")
+
+
+def _remove_leftovers(store: Store, before: float) -> None:
+    """Delete what jobs were writing when they were killed; younger files may still be written to."""
+    for folder in (store.cache.objects_folder, store.records_folder):
+        for path in folder.glob("??/.*.tmp"):
+            with suppress(OSError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
 
 
 def _remove_here(store: Store, keys: Iterable[str], objects: Iterable[str]) -> None:

@@ -83,6 +83,21 @@ def test_it_asks_a_person_and_refuses_where_nobody_is(used, store_command, quiet
     assert OLD in stored(used)
 
 
+def test_what_killed_jobs_left_half_written_goes_after_a_day_and_what_may_be_at_work_stays(used, store_command):
+    objects, records = store_of(used).cache.objects_folder, store_of(used).records_folder
+    places = [next(folder.glob("??")) for folder in (objects, records)]
+    old, new = ([place / f".name.{age}.tmp" for place in places] for age in ("old", "new"))
+    for path in (*old, *new):
+        path.touch()
+    for path in old:
+        os.utime(path, (MONTHS_AGO, MONTHS_AGO))
+    store_command(used, "gc", "--dry-run")
+    assert all(path.exists() for path in old)
+    store_command(used, "gc", "--yes")
+    assert not any(path.exists() for path in old)
+    assert all(path.exists() for path in new)
+
+
 def test_a_recent_use_keeps_a_record_and_an_object_that_was_put_again(used, store_command):
     store, record = store_of(used), record_of(used, OLD)
     os.utime(store.path(record.key))
