@@ -89,13 +89,7 @@ def _published(results: Path) -> Iterator[tuple[str, bytes]]:
 
 def _half_written(checkout: Path) -> list[str]:
     """Whatever a killed process may have left in place of, or beside, what is whole."""
-    patterns = (
-        "results/**/.*.partial",
-        "results/**/.*.replaced",
-        ".retrace/work/*",
-        ".dvc/cache/**/.*.tmp",
-        ".*.partial*",
-    )
+    patterns = ("results/**/.*.partial", "results/**/.*.replaced", ".retrace/work/*", ".*.partial*")
     return [path.relative_to(checkout).as_posix() for each in patterns for path in checkout.glob(each)]
 
 
