@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import RUN_RECORD, input_key, job_key, method_name
 from pipelines.runs.methods import method_card, resolve_method
+from pipelines.runs.store import store_mode
 from pipelines.runs.verb import Execution, Spec, Verb, job_verb, parse_spec
 
 Inputs = dict[str, Any]
@@ -106,7 +107,9 @@ def _check_inputs(stage: str, declared: Verb, spec: Spec, inputs: Inputs) -> Non
             raise RetraceError(f"--{name} is missing: {declared.inputs[name]}")
         for each in path if isinstance(path, list) else [path]:
             if not each.exists():
-                raise RetraceError(f"--{name}: no such file or folder: {each}")
+                # The graph made nothing for this job: it trusted the store to have it.
+                remedy = "; RETRACE_STORE=full has it made first" if store_mode() == "lazy" else ""
+                raise RetraceError(f"--{name}: no such file or folder: {each}{remedy}")
 
 
 def _keys(path: Path | list[Path]) -> str | list[str]:

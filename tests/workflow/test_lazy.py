@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,21 @@ def test_without_a_remote_lazy_spares_what_is_stored_here(shared: Path, snakemak
     said = succeeded(snakemake(folder, TABLE, environment=LAZY))
     assert "Fetching" not in said
     assert set(run_records(folder)) == {"results/papers/gstack"}
+
+
+def test_a_spared_artifact_that_turns_out_damaged_says_how_to_compute_it(colleague: Path, snakemake: Snakemake) -> None:
+    succeeded(snakemake(colleague, TABLE, environment=LAZY))
+    command(colleague, "dvc", "remote", "default", "--unset")
+    shutil.rmtree(colleague / "results")
+    for md5, size in store_of(colleague).cache.objects():
+        damaged = store_of(colleague).cache.path(md5)
+        damaged.chmod(0o644)
+        damaged.write_bytes(b"x" * size)
+    done = snakemake(colleague, TABLE, environment=LAZY)
+    assert done.returncode != 0
+    assert "is damaged" in done.stdout + done.stderr
+    assert "no such file or folder: results/growth" in done.stdout + done.stderr
+    assert "RETRACE_STORE=full has it made first" in done.stdout + done.stderr
 
 
 def test_the_account_tells_computing_from_restoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
