@@ -84,17 +84,18 @@ class Sharing:
 
     def _served(self, store: Store) -> Iterator[str]:
         """The artifacts that the store can give: all objects are here, or there is a remote to fetch them from."""
-        self._bring(store, [job.key for job in self.plan.jobs.values() if store.record(job.key) is None], objects=False)
+        records = {job.key: store.record(job.key) for job in self.plan.jobs.values()}
+        absent = [key for key, record in records.items() if record is None]
+        self._bring(store, absent, objects=False)
+        records |= {key: store.record(key) for key in absent}
         remote: bool | None = None
         for path, job in self.plan.jobs.items():
-            record = store.record(job.key)
-            if record is None:
-                continue
-            if store.missing(record):
+            record = records[job.key]
+            if record is not None and store.missing(record):
                 remote = _has_remote() if remote is None else remote
-                if not remote:
-                    continue
-            yield path
+                record = record if remote else None
+            if record is not None:
+                yield path
 
     def _bring(self, store: Store, keys: list[str], *, objects: bool) -> None:
         """Fetch the records of jobs, and what their artifacts consist of; a fault is a warning."""

@@ -9,7 +9,6 @@ sys.path.insert(0, workflow.basedir)
 
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.reuse import holds
-from pipelines.runs.reuse import holds
 from workflow.executions import prepare_environment
 from workflow.locks import take_place
 from workflow.papers import plan_papers
