@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +109,31 @@ def test_the_checkouts_place_is_not_part_of_any_command_or_key(
     monkeypatch.chdir(tmp_path / "elsewhere")
     there = plan(params, Path.cwd())
     assert {p: j.key for p, j in here.jobs.items()} == {p: j.key for p, j in there.jobs.items()}
+
+
+def test_a_local_corpus_may_move_and_its_place_reaches_the_command_whole(
+    params: dict, root: Path, tmp_path: Path
+) -> None:
+    plans = []
+    for name in ("here", "over there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text.txt").write_text("the same words", encoding="utf-8")
+        local = {"data.source": "local", "folders.corpus": str(tmp_path / name)}
+        plans.append(plan(overridden(params, local), root))
+    assert {path: job.key for path, job in plans[0].jobs.items()} == {p: j.key for p, j in plans[1].jobs.items()}
+    words = shlex.split(plans[1]["results/data/prose/seed0"].options)
+    assert words[words.index("--folder") + 1] == str(tmp_path / "over there")
+    assert json.loads(words[words.index("--spec") + 1])["source"] == "local"
+
+
+def test_the_runs_have_a_key_together_that_each_of_them_is_in(params: dict, root: Path) -> None:
+    base = plan(params, root)
+    keys = {base.runs_key}
+    for changed in ({"moe.rmoe.recurrent_size": 32}, {"seeds": 2}, {"papers": params["papers"][:-1]}):
+        keys.add(plan(overridden(params, changed), root).runs_key)
+    assert len(keys) == 4
+    reordered = overridden(params, {"papers": params["papers"][::-1]})
+    assert plan(reordered, root).runs_key == base.runs_key
 
 
 def test_planning_loads_neither_torch_nor_transformers_nor_mlflow(root: Path) -> None:

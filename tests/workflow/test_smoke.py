@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -115,18 +114,6 @@ def test_a_second_run_does_nothing(smoke: tuple[Path, str], snakemake: Snakemake
     done = snakemake(smoke[0], "paper_tables")
     assert done.returncode == 0
     assert "Nothing to be done" in done.stdout + done.stderr
-
-
-def test_a_changed_hyperparameter_reruns_its_method_and_the_tables_above_it(
-    smoke: tuple[Path, str], snakemake: Snakemake
-) -> None:
-    done = snakemake(smoke[0], "-n", "paper_tables", overlay={"moe": {"rmoe": {"recurrent_size": 4}}})
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    # Snakemake's job statistics: a rule and its number of jobs a line.
-    counts = dict(re.findall(r"^(\w+) +(\d+)$", said, flags=re.MULTILINE))
-    assert counts["moe"] == "1"
-    assert not {"corpus", "tokenizer", "pretrain", "growth", "continual", "evaluate"} & set(counts)
 
 
 def test_a_cold_run_elsewhere_gives_byte_identical_tables_and_claims(
