@@ -24,7 +24,9 @@ CONTROL = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n")}, "?")
 
 
 @click.command(
-    "explain", help="Why the artifact at PATH is what it is, and what differs from what the parameters want."
+    "explain",
+    help="Why the artifact at PATH is what it is, and what differs from what the parameters want. It may be planned"
+    " only; a table, a plot or the claims stand for the artifact they lie in.",
 )
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
 @click.option(
@@ -36,7 +38,7 @@ CONTROL = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n")}, "?")
 )
 @click.option("--json", "as_json", is_flag=True, help="everything, as a JSON list with one entry a path")
 def explain(paths: tuple[Path, ...], configfiles: tuple[Path, ...], as_json: bool) -> None:
-    """Explain artifacts in place, or planned ones that are not there yet; a table stands for its paper's artifact."""
+    """Print a page, or JSON, a path."""
     # The graph knows what is wanted, and this command is the one thing here that asks it.
     from pipelines.store.wanted import artifact_of, plan_wanted, relative_to_checkout
 
