@@ -1,9 +1,9 @@
-"""Machine code for inner loops: compiled once by numba, kept for the user, later loaded without numba.
+"""Machine code for inner loops: compiled once by numba, kept for the user, later run without numba.
 
-Importing numba and letting it set itself up takes 0.5 s and 75 MB, more than learning a small vocabulary does; loading
-an object file with llvmlite alone takes 0.06 s. So what numba makes of a function is kept as an object file in the
-user's cache folder, named by a digest of the sources, the processor and the versions: a fresh clone finds it, and
-changed code never meets machine code of before.
+Importing numba and letting it set itself up takes 0.5 s and 120 MB, more than learning a small vocabulary does. So what
+numba makes of a function is kept in the user's cache folder, named by a digest of the sources, the processor and the
+versions: a fresh clone finds it, and changed code never meets machine code of before. Code that refers to nothing
+outside itself, which is what these loops come to, is mapped into memory and called; any other is loaded by LLVM.
 
 A compiled function takes ``int`` and arrays and returns ``int``. It sees arrays as bare pointers (``Bytes``,
 ``Int32s``, ``Int64s``: flat, without bounds), calls functions marked ``inlined``, makes no object and raises nothing,
@@ -15,18 +15,24 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import mmap
 import os
+import platform
+import re
 import sys
 import threading
 import types
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipelines.runs.errors import RetraceError
 
 Bytes = NDArray[np.uint8]
 Int32s = NDArray[np.int32]
@@ -37,10 +43,12 @@ T = TypeVar("T")
 
 _DTYPES: dict[str, Any] = {"Bytes": np.uint8, "Int32s": np.int32, "Int64s": np.int64}
 _lock = threading.RLock()
-# What machine code may call: the C library and the interpreter.
+# What a file of the cache begins with, and the sections of an object whose code refers to nothing outside itself.
+_BARE, _OBJECT = b"bare", b"elf:"
+_OF_BARE_CODE = {b"", b".strtab", b".text", b".note.GNU-stack", b".eh_frame", b".rela.eh_frame", b".symtab"}
+_mapped: list[mmap.mmap] = []
+# The C library, for the one call that makes memory executable.
 _C = ctypes.CDLL(None)
-# Numba's own, named on a path that no compiled function takes: none raises, or more than these would be missing.
-_NEVER_CALLED = ("numba_gil_ensure", "numba_gil_release")
 
 
 def inlined(function: Callable[P, T]) -> Callable[P, T]:
@@ -72,7 +80,7 @@ class Compiled(Generic[P]):
         self.function = function
         names = function.__code__.co_varnames[: function.__code__.co_argcount]
         self._kinds = [str(function.__annotations__[name]) for name in names]
-        self._symbol = f"retrace_{function.__name__}"
+        self._symbol = f"{function.__module__}.{function.__name__}"
         self._native: Callable[..., int] | None = None
 
     def __call__(self, *arguments: P.args, **_none: P.kwargs) -> int:
@@ -87,27 +95,34 @@ class Compiled(Generic[P]):
         return self._native
 
     def _load(self) -> Callable[..., int]:
-        path = _cached(f"{self.function.__name__}-{self._digest()}.o")
-        code = _read(path)
-        if code is None:
-            code = self._compile()
-            _write(path, code)
+        path = _cached(f"{self.function.__name__}-{self._digest()}")
+        found = _read(path)
+        if found is None:
+            found = self._compile()
+            _write(path, found)
+        kinds = (ctypes.c_int64 if kind == "int" else ctypes.c_void_p for kind in self._kinds)
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)
+        place = _map if found.startswith(_BARE) else self._load_object
+        return cast(Callable[..., int], prototype(place(found[len(_BARE) :])))
+
+    def _load_object(self, code: bytes) -> int:
         engine = _engine()
         engine.add_object_file(_llvm().ObjectFileRef.from_data(code))
         engine.finalize_object()
-        kinds = (ctypes.c_int64 if kind == "int" else ctypes.c_void_p for kind in self._kinds)
-        prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)
-        return cast(Callable[..., int], prototype(engine.get_function_address(self._symbol)))
+        return int(engine.get_function_address(self._symbol))
 
     def _digest(self) -> str:
         """Of all that the machine code depends on."""
-        versions = [metadata.version("numba"), metadata.version("llvmlite"), sys.version, _llvm().get_default_triple()]
-        whole = hashlib.sha256("\0".join([*versions, *_processor()]).encode())
-        for source in [__file__, *sorted(_sources(self.function))]:
+        versions = [metadata.version("numba"), metadata.version("llvmlite"), sys.version, sys.platform, _processor()]
+        functions = _closure(self.function)
+        constants = {name: value for each in functions for name, value in _names(each).items() if type(value) is int}
+        whole = hashlib.sha256("\0".join([*versions, repr(sorted(constants.items()))]).encode())
+        for source in sorted({__file__, *(each.__code__.co_filename for each in functions)}):
             whole.update(Path(source).read_bytes())
         return whole.hexdigest()[:24]
 
     def _compile(self) -> bytes:
+        """Bare machine code where that is possible, else an object file; each behind its mark."""
         _announce()
         import numba
 
@@ -116,13 +131,31 @@ class Compiled(Generic[P]):
             kinds[kind] = numba.types.CPointer(numba.from_dtype(np.dtype(dtype)))
         signature = numba.types.int64(*(kinds[kind] for kind in self._kinds))
         function = numba.cfunc(signature, error_model="numpy")(_linked(self.function, numba.njit, {}))
-        module = _llvm().parse_assembly(function.inspect_llvm().replace(function.native_name, self._symbol))
-        declared = {each.name for each in [*module.functions, *module.global_variables] if each.is_declaration}
-        missing = [name for name in declared if not (name.startswith("llvm.") or hasattr(_C, name))]
-        if not set(missing) <= set(_NEVER_CALLED):
-            raise NotImplementedError(f"{self.function.__name__} makes an object or raises: it needs {sorted(missing)}")
+        module = _llvm().parse_assembly(self._with_plain_entry(function.inspect_llvm(), function.native_name))
+        called = [each.name for each in module.functions if each.is_declaration and not each.name.startswith("llvm.")]
+        if any(f"@{name}(" in str(each) for each in module.functions if not each.is_declaration for name in called):
+            raise NotImplementedError(f"{self.function.__name__} makes an object or raises: it calls {sorted(called)}")
         code: bytes = _machine().emit_object(module)
-        return code
+        sections = {each.name() or b"": each.data() for each in _llvm().ObjectFileRef.from_data(code).sections()}
+        alone = sections.keys() <= _OF_BARE_CODE and sys.platform == "linux" and platform.machine() == "x86_64"
+        return _BARE + sections[b".text"] if alone else _OBJECT + code
+
+    def _with_plain_entry(self, assembly: str, wrapper: str) -> str:
+        """Numba's module with an entry that returns the result, in place of one that reports exceptions."""
+        start = assembly.index(f"define i64 @{wrapper}(")
+        inner = wrapper.removeprefix("cfunc.")
+        kinds = ["i64" if kind == "int" else "ptr" for kind in self._kinds]
+        taken = ", ".join(f"{kind} %a{place}" for place, kind in enumerate(kinds))
+        entry = (
+            f'define i64 @"{self._symbol}"({taken}) {{\n  %result = alloca i64\n  %fault = alloca ptr\n'
+            f"  call i32 @{inner}(ptr %result, ptr %fault, {taken})\n"
+            "  %value = load i64, ptr %result\n  ret i64 %value\n}\n"
+        )
+        rest = assembly[:start] + assembly[assembly.index("\n}\n", start) + 3 :]
+        first = rest.index("define ")
+        body = re.sub(rf"^define (.*@{re.escape(inner)}\()", r"define internal \1", rest[first:], flags=re.MULTILINE)
+        # Bare code is entered where it begins.
+        return rest[:first] + entry + body
 
 
 def _address(kind: str, argument: Any) -> int:
@@ -133,31 +166,33 @@ def _address(kind: str, argument: Any) -> int:
     return int(argument.ctypes.data)
 
 
-def _sources(function: Callable[..., Any]) -> set[str]:
-    """The files of a function and of all inlined functions it calls."""
-    found = {function.__code__.co_filename}
-    for name in function.__code__.co_names:
-        callee: Any = function.__globals__.get(name)
-        if getattr(callee, "inlined", False):
-            found |= _sources(callee)
-    return found
+def _names(function: Callable[..., Any]) -> dict[str, Any]:
+    """The globals that a function names."""
+    return {name: function.__globals__.get(name) for name in function.__code__.co_names}
+
+
+def _closure(function: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """A function and all inlined functions it calls, directly or not."""
+    called = [each for each in _names(function).values() if getattr(each, "inlined", False)]
+    return [function, *(each for callee in called for each in _closure(callee))]
 
 
 def _linked(function: Callable[..., Any], njit: Callable[..., Any], made: dict[str, Any]) -> Callable[..., Any]:
     """A copy of a function that sees the inlined functions it calls as numba's, each made once."""
     names = dict(function.__globals__)
-    for name in function.__code__.co_names:
-        if getattr(names.get(name), "inlined", False):
+    for name, callee in _names(function).items():
+        if getattr(callee, "inlined", False):
             if name not in made:
-                made[name] = njit(error_model="numpy", forceinline=True)(_linked(names[name], njit, made))
+                made[name] = njit(error_model="numpy", forceinline=True)(_linked(callee, njit, made))
             names[name] = made[name]
     return types.FunctionType(function.__code__, names, function.__name__)
 
 
 def _cached(name: str) -> Path:
     """Where machine code of a name is kept: in ``NUMBA_CACHE_DIR``, else in the user's cache folder."""
-    given = os.environ.get("NUMBA_CACHE_DIR")
-    folder = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    given = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    # Without a home, a place that cannot be written: the warning says what to do.
+    folder = Path(given or os.environ.get("HOME", os.devnull), "" if given else ".cache")
     return folder / "retrace" / "compiled" / name
 
 
@@ -200,20 +235,34 @@ def _llvm() -> Any:
     return llvm
 
 
-def _processor() -> tuple[str, str]:
-    return _llvm().get_host_cpu_name(), _llvm().get_host_cpu_features().flatten()
+def _processor() -> str:
+    """Name and features, without LLVM where the system tells them."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            first = takewhile(str.strip, file)
+            return "".join(line for line in first if line.startswith(("model name", "flags", "Features", "CPU part")))
+    except OSError:
+        return f"{_llvm().get_host_cpu_name()} {_llvm().get_host_cpu_features().flatten()}"
+
+
+def _map(code: bytes) -> int:
+    """Put bare machine code into memory for good; returns its address."""
+    memory = mmap.mmap(-1, len(code))
+    memory.write(code)
+    _mapped.append(memory)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    if _C.mprotect(ctypes.c_void_p(address), len(code), mmap.PROT_READ | mmap.PROT_EXEC):
+        raise RetraceError("this system forbids programs to run code they have made: nothing can be compiled here")
+    return address
 
 
 def _machine() -> Any:
-    name, features = _processor()
+    name, features = _llvm().get_host_cpu_name(), _llvm().get_host_cpu_features().flatten()
     target = _llvm().Target.from_default_triple()
-    return target.create_target_machine(cpu=name, features=features, opt=3, codemodel="jitdefault", jit=True)
+    return target.create_target_machine(cpu=name, features=features, opt=3, reloc="pic", codemodel="small")
 
 
 @cache
 def _engine() -> Any:
-    """Holds what was loaded, as long as the process lives."""
-    for name in _NEVER_CALLED:
-        if _llvm().address_of_symbol(name) is None:
-            _llvm().add_symbol(name, ctypes.cast(_C.abort, ctypes.c_void_p).value)
+    """Holds what LLVM loaded, as long as the process lives."""
     return _llvm().create_mcjit_compiler(_llvm().parse_assembly(""), _machine())

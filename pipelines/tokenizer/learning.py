@@ -71,7 +71,8 @@ class Learner:
             self.tokens.append(string)
         self.parents.setdefault(token, (left, right))
         self.merges.append((left, right, token))
-        self._events.append((left, right))
+        if self._splits:
+            self._events.append((left, right))
         self._text.merge(left, right, token)
         return token
 
@@ -114,5 +115,5 @@ class Learner:
             scaffold_tokens=list(named(aside)),
             frequencies=dict(zip(strings, self.counts, strict=True)),
             expansions={strings[token]: list(named(parts)) for token, parts in (expansions or {}).items()},
-            events=events if self._splits else [],
+            events=events,
         )
