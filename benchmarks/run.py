@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import graph, machine, mirror, planning, startup, store
+from benchmarks import graph, machine, mirror, planning, startup, store, tokenizer_training
 
 ROOT = Path(__file__).resolve().parents[1]
 Figures = dict[str, Any]
@@ -36,11 +36,18 @@ AT_MOST = {
     "store.small.over_copy_seconds": 0.3,
     "store.large.over_copy_seconds": 0.3,
     "restore.default.restore_seconds": 60,
+    "tokenizer_training.vocab_8192.peak_share": 1,
+    "tokenizer_training.vocab_32768.peak_share": 1,
     "default.default_cold_seconds": 900,
     "default.default_peak_gb": 8,
     "default.default_up_to_date_seconds": 3,
 }
-AT_LEAST = {"training.training_speed.fp32.ratio": 1.2, "training.training_speed.bf16.ratio": 1.2}
+AT_LEAST = {
+    "training.training_speed.fp32.ratio": 1.2,
+    "training.training_speed.bf16.ratio": 1.2,
+    "tokenizer_training.vocab_8192.times_faster": 2,
+    "tokenizer_training.vocab_32768.times_faster": 4,
+}
 
 
 class Workspace:
@@ -94,6 +101,7 @@ PARTS: dict[str, Callable[[Workspace], Figures]] = {
     "store": lambda work: store.measure_hits(work.smoke[0], work.folder / "hits"),
     "mirror": lambda work: mirror.measure(work.folder / "mirror"),
     "training": training_speed,
+    "tokenizer_training": lambda work: tokenizer_training.measure(work.folder / "tokenizer_training"),
     "default": lambda work: work.default[1],
     "restore": restore,
 }
