@@ -159,3 +159,16 @@ def test_a_megabyte_without_a_break_takes_time_in_proportion(kind, method):
         assert sum(len(token) * learned.frequencies[token] for token in learned.tokens) == size
     # 8 times the text; were it quadratic, 64 times the seconds.
     assert seconds[1] < 24 * max(seconds[0], 0.05)
+
+
+def test_memory_does_not_grow_with_the_text(run_cli, texts, tmp_path):
+    peaks = []
+    megabyte = "\n".join(texts).encode()[:1_000_000].decode(errors="ignore").encode()
+    for times in (2, 60):
+        (tmp_path / "text.txt").write_bytes(megabyte * times)
+        out = tmp_path / str(times)
+        run_cli("tokenizer", "train", "--input", tmp_path / "text.txt", "--out", out, spec=SPEC)
+        assert read_record(out)["num_words"] > 100_000 * times
+        peaks.append(read_record(out)["peak_memory_bytes"])
+    # 58 MB more text; how many blocks wait at a time differs a little from run to run.
+    assert peaks[1] < peaks[0] + 20_000_000
