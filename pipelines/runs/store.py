@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.runs.cache import NO_LINK, Cache, FileEntry, cache_settings, temporary_name
+from pipelines.runs.cache import NO_LINK, Cache, FileEntry, ObjectFault, cache_settings, temporary_name
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import ROOT, RUN_RECORD
 from pipelines.runs.placement import make_partial, move_into_place
@@ -74,8 +74,7 @@ class Store:
             _warn(f"{path} cannot be read ({fault.strerror}): the store is not asked")
         except RetraceError as refused:
             _warn(f"{refused}; it is set aside as {path.stem}.refused")
-            with suppress(OSError):
-                path.rename(path.with_suffix(".refused"))
+            self._set_aside(key)
         return None
 
     def records(self) -> Iterator[Record]:
@@ -136,6 +135,7 @@ class Store:
 
         Raises:
             ObjectFault: an object is missing, or was damaged and has been removed.
+            RetraceError: the record names an object that is not its file, and has been set aside.
             FileExistsError: another process has put a folder there meanwhile.
         """
         partial = make_partial(out)
@@ -150,6 +150,14 @@ class Store:
             run = {**record.run, "provenance": "restored", "restored_at": now}
             (partial / RUN_RECORD).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
             move_into_place(partial, out, overwrite=overwrite)
+        except ObjectFault as fault:
+            shutil.rmtree(partial, ignore_errors=True)
+            if fault.kind != "another":
+                raise
+            self._set_aside(record.key)
+            raise RetraceError(
+                f"record {record.key[:12]} of the store is refused: {fault.md5} is not its file"
+            ) from None
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -203,6 +211,11 @@ class Store:
                     partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+    def _set_aside(self, key: str) -> None:
+        path = self.path(key)
+        with suppress(OSError):
+            path.rename(path.with_suffix(".refused"))
 
     def _hint(self, place: Path) -> str:
         place = place.absolute()

@@ -18,6 +18,7 @@ from pipelines.runs.identity import RUN_RECORD
 
 FORMAT = "retrace-record-1"
 MD5 = re.compile(r"[0-9a-f]{32}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,13 @@ def _record(values: dict[str, Any], key: str) -> Record:
     _check_relpath(values["path"])
     if (run["stage"], run["verb"]) != (values["stage"], values["verb"]):
         raise ValueError("its run is of another stage or verb")
-    files = tuple(FileEntry(each["relpath"], each["md5"], each["size"]) for each in values["files"])
+    files = tuple(FileEntry(each["relpath"], each["md5"], each["size"], each["sha256"]) for each in values["files"])
     for each in files:
         _check_relpath(each.relpath)
         if not (isinstance(each.md5, str) and MD5.fullmatch(each.md5)):
             raise ValueError(f"{each.relpath}: not an MD5: {each.md5!r}")
+        if not (isinstance(each.sha256, str) and SHA256.fullmatch(each.sha256)):
+            raise ValueError(f"{each.relpath}: not a SHA-256: {each.sha256!r}")
         if type(each.size) is not int or each.size < 0:
             raise ValueError(f"{each.relpath}: not a size: {each.size!r}")
     names = [each.relpath for each in files]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -114,7 +115,8 @@ def test_an_object_is_where_dvc_puts_it_and_read_only(cache, tmp_path):
     from dvc_objects.fs import LocalFileSystem
 
     entry = put(cache, tmp_path)
-    assert entry == FileEntry("weights", file_md5(tmp_path / "artifact" / "weights"), 7)
+    file = tmp_path / "artifact" / "weights"
+    assert entry == FileEntry("weights", file_md5(file), 7, hashlib.sha256(file.read_bytes()).hexdigest())
     theirs = get_odb(LocalFileSystem(), str(cache.objects_folder))
     assert str(cache.path(entry.md5)) == theirs.oid_to_path(entry.md5)
     assert stat.S_IMODE(cache.path(entry.md5).stat().st_mode) == OBJECT_MODE == theirs.CACHE_MODE

@@ -162,6 +162,7 @@ def tampered(record: Record, **changes: Any) -> str:
         (lambda r: tampered(r, files=[{**vars(each), "size": -1} for each in r.files]), "not a size"),
         (lambda r: tampered(r, files=[{**vars(each), "md5": "../x"} for each in r.files]), "not an MD5"),
         (lambda r: tampered(r, files=[{**vars(each), "md5": None} for each in r.files]), "not an MD5"),
+        (lambda r: tampered(r, files=[{**vars(each), "sha256": each.md5} for each in r.files]), "not a SHA-256"),
         (lambda r: tampered(r, files=[{"relpath": "run.json"}]), "no 'md5'"),
     ],
 )
@@ -173,7 +174,7 @@ def test_a_record_that_is_not_whole_or_not_of_its_key_is_refused(store, make_art
 
 def test_a_name_that_is_both_file_and_folder_is_refused(store, make_artifact):
     record = put(store, make_artifact())
-    files = tuple(sorted((*record.files, FileEntry("model", "0" * 32, 0)), key=lambda each: each.relpath))
+    files = tuple(sorted((*record.files, FileEntry("model", "0" * 32, 0, "0" * 64)), key=lambda each: each.relpath))
     with pytest.raises(RetraceError, match="model is both a file and a folder"):
         parse_record(replace(record, files=files).to_json(), KEY)
 
@@ -216,6 +217,17 @@ def test_nothing_is_restored_of_an_artifact_with_a_bad_object_and_computing_it_a
     assert put(store, again) == record, "the record that others may have stays"
     store.restore(record, tmp_path / "out" / "run")
     assert (tmp_path / "out" / "run" / "model" / "weights.safetensors").read_bytes() == b"weights"
+
+
+def test_a_sound_object_that_is_not_the_records_file_is_kept_and_the_record_set_aside(store, make_artifact, tmp_path):
+    record = put(store, make_artifact())
+    forged = replace(record, files=tuple(replace(each, sha256="0" * 64) for each in record.files))
+    store.path(KEY).write_text(forged.to_json())
+    with pytest.raises(RetraceError, match="is not its file"):
+        store.restore(store.record(KEY), tmp_path / "out" / "run")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert store.record(KEY) is None
+    assert store.missing(record) == []
 
 
 def test_a_record_whose_files_cannot_be_had_again_gives_way_to_a_whole_one(store, make_artifact):
