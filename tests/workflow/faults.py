@@ -201,8 +201,9 @@ class FaultRun:
 
     def _plan_for(self, job: RunningJob) -> None:
         fitting = [each for each in self.plan if each.stage == job.stage]
-        if job.stage not in {each.stage for each in self.tally.strikes if each.saved}:
-            # First one that leaves something to resume: a stage may have few jobs.
+        is_first = job.stage not in {each.stage for each in self.tally.strikes if each.saved}
+        if is_first:
+            # A stage may have few jobs, and each is to be resumed at least once.
             fitting = [each for each in fitting if each.saved and each.signal != SIGUSR1] or fitting
         if not fitting:
             return
@@ -212,7 +213,7 @@ class FaultRun:
         if job.fault.saved:
             assert known is not None, job
             done = max(self._saved_steps(job), default=0)
-            job.step = self.random.randint(done + 1, max(done + 1, known.steps - 2))
+            job.step = done + 1 if is_first else self.random.randint(done + 1, max(done + 1, known.steps - 2))
         else:
             seconds = (known.seconds if known else UNKNOWN_SECONDS) * self._reach.get(job.stage, 1.0)
             job.at = time.monotonic() + self.random.uniform(0, seconds)
