@@ -18,9 +18,7 @@ class PickyEncoder:
     any run of the word takes part in, the earliest is next, so what happens to a word is what happened in learning.
     """
 
-    def __init__(
-        self, ids: Mapping[str, int], events: Sequence[Sequence[Any]], num_remembered: int = 1 << 18
-    ) -> None:
+    def __init__(self, ids: Mapping[str, int], events: Sequence[Sequence[Any]], num_remembered: int = 1 << 18) -> None:
         """Prepare events for looking up.
 
         Args:
