@@ -130,7 +130,7 @@ class Compiled(Generic[P]):
         for kind, dtype in _DTYPES.items():
             kinds[kind] = numba.types.CPointer(numba.from_dtype(np.dtype(dtype)))
         signature = numba.types.int64(*(kinds[kind] for kind in self._kinds))
-        function = numba.cfunc(signature, error_model="numpy")(_linked(self.function, numba.njit, {}))
+        function = numba.cfunc(signature, error_model="numpy")(_linked(self.function))
         module = _llvm().parse_assembly(self._with_plain_entry(function.inspect_llvm(), function.native_name))
         called = [each.name for each in module.functions if each.is_declaration and not each.name.startswith("llvm.")]
         if any(f"@{name}(" in str(each) for each in module.functions if not each.is_declaration for name in called):
@@ -177,15 +177,21 @@ def _closure(function: Callable[..., Any]) -> list[Callable[..., Any]]:
     return [function, *(each for callee in called for each in _closure(callee))]
 
 
-def _linked(function: Callable[..., Any], njit: Callable[..., Any], made: dict[str, Any]) -> Callable[..., Any]:
-    """A copy of a function that sees the inlined functions it calls as numba's, each made once."""
+def _linked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of a function that sees the inlined functions it calls as numba's."""
     names = dict(function.__globals__)
     for name, callee in _names(function).items():
         if getattr(callee, "inlined", False):
-            if name not in made:
-                made[name] = njit(error_model="numpy", forceinline=True)(_linked(callee, njit, made))
-            names[name] = made[name]
+            names[name] = _inlinable(callee)
     return types.FunctionType(function.__code__, names, function.__name__)
+
+
+@cache
+def _inlinable(function: Callable[..., Any]) -> Any:
+    """An inlined function as numba's, made once for all that call it."""
+    import numba
+
+    return numba.njit(error_model="numpy", forceinline=True)(_linked(function))
 
 
 def _cached(name: str) -> Path:
