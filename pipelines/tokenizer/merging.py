@@ -1,39 +1,33 @@
-"""The machine code of `segmentation`: merging a pair everywhere at a cost of only the places that change.
+"""Machine code: the positions of a corpus, and merging a pair everywhere at a cost of only the places that change.
 
 A *position* is a byte of a word. A token lies from its first position to its last, so its neighbours are found without
 links: the next token starts where it ends; the position before holds a token of one byte, or says where a longer one
 starts. Every pair of neighbours belongs to the list of its kind, doubly linked through the position of its left token,
-so counts and lists are exact at every moment. The queue is a heap of (count, pair); a pair that became more frequent is
-entered again, one that became rarer is put right when it comes to the top.
+so counts and lists are exact at every moment.
 """
 
 from __future__ import annotations
 
-from pipelines.tokenizer.compiled import Bytes, Int32s, Int64s, compiled, inlined, spread
+from pipelines.tokenizer.compiled import Bytes, Int32s, Int64s, compiled, inlined
+from pipelines.tokenizer.pair_queue import (
+    COUNT,
+    EMPTY,
+    ENTRY,
+    FIRST,
+    HEAP,
+    KEY,
+    USED,
+    WAITING,
+    enter_waiting,
+    slot_of,
+)
 
 # A position: the token that starts here (a longer token's last position: -2 - its start; between words: _BORDER), the
 # word, and the neighbours in the list of the pair that starts here.
 _SYMBOL, _WORD, _NEXT, _PREVIOUS, POSITION = range(5)
 _BORDER = -1
-# A slot of the table of pairs: left << 32 | right, occurrences, and twice the first position of its list, plus one
-# while the pair waits to be entered in the queue.
-KEY, COUNT, _FIRST, PAIR = range(4)
-EMPTY = -1
-# An entry of the queue.
-_PRIORITY, _ENTERED, ENTRY = range(3)
-# Numbers that change: slots in use, entries of the queue, pairs that wait behind them to be entered.
-USED, HEAP, _WAITING, NUM_SIZES = range(4)
 # Where tokens can be split: neighbours in the list of all places of a token.
 _LATER, _EARLIER, PLACE = range(3)
-
-
-@inlined
-def slot_of(pairs: Int64s, mask: int, key: int) -> int:
-    """Where a pair's slot begins, or that of the empty slot where it belongs."""
-    slot = spread(key) & mask
-    while pairs[PAIR * slot + KEY] != key and pairs[PAIR * slot + KEY] != EMPTY:
-        slot = (slot + 1) & mask
-    return PAIR * slot
 
 
 @inlined
@@ -55,7 +49,7 @@ def unlink(positions: Int32s, pairs: Int64s, mask: int, at: int, key: int, weigh
     if previous >= 0:
         positions[POSITION * previous + _NEXT] = following
     else:
-        pairs[slot + _FIRST] = 2 * following | (pairs[slot + _FIRST] & 1)
+        pairs[slot + FIRST] = 2 * following | (pairs[slot + FIRST] & 1)
     if following >= 0:
         positions[POSITION * following + _PREVIOUS] = previous
 
@@ -68,97 +62,18 @@ def link(
     slot = slot_of(pairs, mask, key)
     if pairs[slot + KEY] == EMPTY:
         pairs[slot + KEY] = key
-        pairs[slot + _FIRST] = -2
+        pairs[slot + FIRST] = -2
         sizes[USED] += 1
     pairs[slot + COUNT] += weight
-    following = pairs[slot + _FIRST] >> 1
-    if pairs[slot + _FIRST] & 1 == 0:
-        heap[ENTRY * (sizes[HEAP] + sizes[_WAITING])] = slot
-        sizes[_WAITING] += 1
-    pairs[slot + _FIRST] = 2 * at | 1
+    following = pairs[slot + FIRST] >> 1
+    if pairs[slot + FIRST] & 1 == 0:
+        heap[ENTRY * (sizes[HEAP] + sizes[WAITING])] = slot
+        sizes[WAITING] += 1
+    pairs[slot + FIRST] = 2 * at | 1
     positions[POSITION * at + _NEXT] = following
     positions[POSITION * at + _PREVIOUS] = -1
     if following >= 0:
         positions[POSITION * following + _PREVIOUS] = at
-
-
-@inlined
-def comes_before(count: int, key: int, other_count: int, other_key: int) -> bool:
-    """Order of the queue: frequent pairs first, of equals those of smaller ids."""
-    return count > other_count or (count == other_count and key < other_key)
-
-
-@inlined
-def sift_up(heap: Int64s, at: int, count: int, key: int) -> None:
-    """Enter a pair in the queue from a free place at its end."""
-    while at > 0:
-        parent = (at - 1) >> 1
-        if not comes_before(count, key, heap[ENTRY * parent], heap[ENTRY * parent + _ENTERED]):
-            break
-        heap[ENTRY * at] = heap[ENTRY * parent]
-        heap[ENTRY * at + _ENTERED] = heap[ENTRY * parent + _ENTERED]
-        at = parent
-    heap[ENTRY * at] = count
-    heap[ENTRY * at + _ENTERED] = key
-
-
-@inlined
-def sift_down(heap: Int64s, size: int, at: int, count: int, key: int) -> None:
-    """Put a pair in a place of the queue and let it sink."""
-    while 2 * at + 1 < size:
-        child = 2 * at + 1
-        if child + 1 < size and comes_before(
-            heap[ENTRY * (child + 1)],
-            heap[ENTRY * (child + 1) + _ENTERED],
-            heap[ENTRY * child],
-            heap[ENTRY * child + _ENTERED],
-        ):
-            child += 1
-        if not comes_before(heap[ENTRY * child], heap[ENTRY * child + _ENTERED], count, key):
-            break
-        heap[ENTRY * at] = heap[ENTRY * child]
-        heap[ENTRY * at + _ENTERED] = heap[ENTRY * child + _ENTERED]
-        at = child
-    heap[ENTRY * at] = count
-    heap[ENTRY * at + _ENTERED] = key
-
-
-@inlined
-def pop(heap: Int64s, sizes: Int64s) -> None:
-    """Take the top out of the queue."""
-    sizes[HEAP] -= 1
-    last = ENTRY * sizes[HEAP]
-    if last:
-        sift_down(heap, sizes[HEAP], 0, heap[last], heap[last + _ENTERED])
-
-
-@inlined
-def settle(pairs: Int64s, mask: int, heap: Int64s, sizes: Int64s) -> None:
-    """Put entries right until the top is one whose count holds."""
-    while sizes[HEAP]:
-        key = heap[_ENTERED]
-        count = pairs[slot_of(pairs, mask, key) + COUNT]
-        if count == heap[_PRIORITY]:
-            break
-        if 0 < count < heap[_PRIORITY]:
-            sift_down(heap, sizes[HEAP], 0, count, key)
-        else:
-            # Gone, or more frequent by now: then it was entered again.
-            pop(heap, sizes)
-
-
-@inlined
-def enter_waiting(pairs: Int64s, mask: int, heap: Int64s, sizes: Int64s) -> None:
-    """Enter the pairs that a change made more frequent."""
-    first = sizes[HEAP]
-    for entry in range(first, first + sizes[_WAITING]):
-        slot = heap[ENTRY * entry]
-        pairs[slot + _FIRST] &= ~1
-        if pairs[slot + COUNT] > 0:
-            sift_up(heap, sizes[HEAP], pairs[slot + COUNT], pairs[slot + KEY])
-            sizes[HEAP] += 1
-    sizes[_WAITING] = 0
-    settle(pairs, mask, heap, sizes)
 
 
 @inlined
@@ -239,8 +154,8 @@ def merge(
     """Replace a pair by a token in every word, from left to right; returns how often."""
     slot = slot_of(pairs, mask, left << 32 | right)
     replaced = 0
-    while pairs[slot + _FIRST] >> 1 >= 0:
-        at = pairs[slot + _FIRST] >> 1
+    while pairs[slot + FIRST] >> 1 >= 0:
+        at = pairs[slot + FIRST] >> 1
         if left == right:
             # Which of overlapping pairs merge is decided from the start of the run.
             before = start_before(positions, at)
@@ -306,14 +221,6 @@ def split(
 
 
 @compiled
-def drop_head(pairs: Int64s, mask: int, heap: Int64s, sizes: Int64s) -> int:
-    """Take the top out of the queue."""
-    pop(heap, sizes)
-    settle(pairs, mask, heap, sizes)
-    return 0
-
-
-@compiled
 def lay_out(
     letters: Bytes, ends: Int64s, weights: Int64s, num_words: int, ids: Int32s, positions: Int32s, counts: Int64s
 ) -> int:
@@ -356,33 +263,4 @@ def link_all(
             weight = weights[positions[POSITION * at + _WORD]]
             link(positions, pairs, mask, heap, sizes, at, symbol << 32 | after, weight)
     enter_waiting(pairs, mask, heap, sizes)
-    return 0
-
-
-@compiled
-def move_pairs(old: Int64s, num_slots: int, pairs: Int64s, mask: int, sizes: Int64s) -> int:
-    """Enter the pairs that still occur into another, empty table."""
-    for place in range(num_slots):
-        source = PAIR * place
-        if old[source + COUNT] > 0:
-            slot = slot_of(pairs, mask, old[source + KEY])
-            for column in range(PAIR):
-                pairs[slot + column] = old[source + column]
-            sizes[USED] += 1
-    return 0
-
-
-@compiled
-def fill_heap(pairs: Int64s, num_slots: int, heap: Int64s, sizes: Int64s) -> int:
-    """Make the queue anew from the table."""
-    size = 0
-    for place in range(num_slots):
-        slot = PAIR * place
-        if pairs[slot + COUNT] > 0:
-            heap[ENTRY * size] = pairs[slot + COUNT]
-            heap[ENTRY * size + _ENTERED] = pairs[slot + KEY]
-            size += 1
-    sizes[HEAP] = size
-    for at in range(size // 2 - 1, -1, -1):
-        sift_down(heap, size, at, heap[ENTRY * at], heap[ENTRY * at + _ENTERED])
     return 0

@@ -1,6 +1,7 @@
 """The words of a corpus as tokens, while pairs of them merge: what BPE and its relatives have in common.
 
-`Segmentation` is used from Python, one call a merge; `merging` holds the machine code and says how the arrays lie.
+`Segmentation` is used from Python, one call a merge; `merging` and `pair_queue` hold the machine code, and say how the
+arrays lie.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines.runs.errors import RetraceError
-from pipelines.tokenizer import merging
+from pipelines.tokenizer import merging, pair_queue
 from pipelines.tokenizer.words import Words
 
 
@@ -40,10 +41,9 @@ class Segmentation:
         for place, token in enumerate(alphabet):
             if len(token) == 1:
                 ids[token[0]] = place
-        self._size = size
         self._weights = words.counts
         self._positions = np.empty(merging.POSITION * size, dtype=np.int32)
-        self._sizes = np.zeros(merging.NUM_SIZES, dtype=np.int64)
+        self._sizes = np.zeros(pair_queue.NUM_SIZES, dtype=np.int64)
         byte_counts = np.zeros(256, dtype=np.int64)
         merging.lay_out(words.letters, words.ends, words.counts, len(words.counts), ids, self._positions, byte_counts)
         strange = bytes(np.flatnonzero((byte_counts > 0) & (ids < 0)).tolist())
@@ -56,21 +56,21 @@ class Segmentation:
         self._first_places = np.full(2 * len(alphabet) if splits else 0, -1, dtype=np.int32)
         bound = min(size, 1 << 16)
         self._make_table(bound)
-        self._heap = np.empty(merging.ENTRY * bound, dtype=np.int64)
+        self._heap = np.empty(pair_queue.ENTRY * bound, dtype=np.int64)
         self._take_addresses()
         positions, weights, pairs, *rest = self._addresses
         merging.link_all.native(positions, size, weights, pairs, *rest, splits)
 
     def head(self) -> tuple[int, int, int] | None:
         """(count, left, right) of the most frequent pair; None when no word has two tokens."""
-        if not self._sizes.item(merging.HEAP):
+        if not self._sizes.item(pair_queue.HEAP):
             return None
         key = self._heap.item(1)
         return self._heap.item(0), key >> 32, key & 0xFFFFFFFF
 
     def pass_over(self) -> None:
         """Take the head out of the queue; it comes back only if it becomes more frequent."""
-        merging.drop_head(self._pairs, self._num_slots - 1, self._heap, self._sizes)
+        pair_queue.drop_head(self._pairs, self._num_slots - 1, self._heap, self._sizes)
 
     def merge(self, left: int, right: int, token: int) -> None:
         """Replace a pair by a token in every word, from left to right.
@@ -103,17 +103,17 @@ class Segmentation:
 
     def _make_room(self, num_pairs: int) -> None:
         """Room in table and queue for so many pairs more, and for the places of the last token."""
-        if self._sizes.item(merging.USED) + num_pairs > 5 * self._num_slots // 8:
+        if self._sizes.item(pair_queue.USED) + num_pairs > 5 * self._num_slots // 8:
             old, num_slots = self._pairs, self._num_slots
             self._make_table(self._num_live() + num_pairs)
-            merging.move_pairs(old, num_slots, self._pairs, self._num_slots - 1, self._sizes)
+            pair_queue.move_pairs(old, num_slots, self._pairs, self._num_slots - 1, self._sizes)
             self._take_addresses()
-        if merging.ENTRY * (self._sizes.item(merging.HEAP) + num_pairs) > len(self._heap):
+        if pair_queue.ENTRY * (self._sizes.item(pair_queue.HEAP) + num_pairs) > len(self._heap):
             # Without the entries that are out of date there may be room enough.
             needed = self._num_live() + num_pairs
-            if 2 * merging.ENTRY * needed > len(self._heap):
-                self._heap = np.empty(3 * merging.ENTRY * needed, dtype=np.int64)
-            merging.fill_heap(self._pairs, self._num_slots, self._heap, self._sizes)
+            if 2 * pair_queue.ENTRY * needed > len(self._heap):
+                self._heap = np.empty(3 * pair_queue.ENTRY * needed, dtype=np.int64)
+            pair_queue.fill_heap(self._pairs, self._num_slots, self._heap, self._sizes)
             self._take_addresses()
         if self._splits and len(self._lengths) > len(self._first_places):
             self._first_places = np.concatenate([self._first_places, np.full_like(self._first_places, -1)])
@@ -121,14 +121,14 @@ class Segmentation:
 
     def _make_table(self, num_pairs: int) -> None:
         """An empty table, less than half full with so many pairs."""
-        table = np.zeros((1 << (2 * num_pairs).bit_length(), merging.PAIR), dtype=np.int64)
-        table[:, merging.KEY] = merging.EMPTY
+        table = np.zeros((1 << (2 * num_pairs).bit_length(), pair_queue.PAIR), dtype=np.int64)
+        table[:, pair_queue.KEY] = pair_queue.EMPTY
         self._num_slots = len(table)
         self._pairs = table.reshape(-1)
-        self._sizes[merging.USED] = 0
+        self._sizes[pair_queue.USED] = 0
 
     def _num_live(self) -> int:
-        return int(np.count_nonzero(self._pairs[merging.COUNT :: merging.PAIR]))
+        return int(np.count_nonzero(self._pairs[pair_queue.COUNT :: pair_queue.PAIR]))
 
     def _take_addresses(self) -> None:
         """A call with addresses is several times quicker than one with arrays, and there is one a merge."""
