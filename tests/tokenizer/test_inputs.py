@@ -89,6 +89,8 @@ def test_bytes_that_are_not_utf_8_are_said_and_recorded(run_verb, tmp_path, caps
     run_verb("train", {"vocab_size": 300}, tmp_path / "t", input=[tmp_path / "text.txt"])
     said = capsys.readouterr().err
     assert f"warning: 30 sequences of bytes are not UTF-8, the first in {tmp_path / 'text.txt'}" in said
+    assert "count words: 0.00021 megabytes in" in said
+    assert "learn: 269 tokens in" in said
     assert read_record(tmp_path / "t")["invalid_utf8_sequences"] == 30
     assert "�" in load_tokenizer(tmp_path / "t").decode(load_tokenizer(tmp_path / "t").encode("caf\ufffd"))
 
