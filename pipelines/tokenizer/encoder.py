@@ -56,10 +56,14 @@ class _Workspace:
 
 
 class CompiledEncoder:
-    """Texts to ids, for a byte-level BPE with one of our patterns and no text that is special."""
+    """Texts to ids, for a byte-level BPE with one of our patterns and no text that is special.
+
+    Attributes:
+        vocabulary: what it merges and makes of it.
+    """
 
     def __init__(self, vocabulary: Vocabulary, pattern: str) -> None:
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._pattern = CODE_OF_PATTERN[pattern]
         self._workspaces: list[_Workspace] = []
 
@@ -88,7 +92,7 @@ class CompiledEncoder:
         ids = np.empty(len(text), dtype=np.int32)
         ends = np.empty(len(bounds) - 1, dtype=np.int64)
         own.state[:3] = 0
-        vocabulary = self._vocabulary
+        vocabulary = self.vocabulary
         while needed := encoding.encode_texts(
             text,
             bounds,

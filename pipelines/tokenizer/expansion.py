@@ -71,28 +71,31 @@ def take_runs(
     return flat[starts[ids][source] + within], source
 
 
-def read_expansions(file: Path, tokenizer: Tokenizer) -> ExpansionTable:
-    """The table of a ``scaffold.json``, held against the encoder's vocabulary so that decoding never changes a byte.
+def read_expansions(file: Path, tokenizer: Tokenizer, hidden: str = "scaffold_tokens") -> tuple[ExpansionTable, Any]:
+    """The table of a file and its whole body, held against the encoder's vocabulary, so that no byte can change.
+
+    Args:
+        hidden: key of the tokens that no model sees; ``expansions`` has the ids of each of them.
 
     Raises:
         ValueError: the file is damaged or belongs to another encoder; the message names it.
     """
     try:
-        return _table(tokenizer, json.loads(file.read_text(encoding="utf-8")))
+        body = json.loads(file.read_text(encoding="utf-8"))
+        return _table(tokenizer, body["vocab_size"], body[hidden], body["expansions"]), body
     except (OSError, ValueError, KeyError, TypeError) as broken:
         raise ValueError(
             f"{file} is damaged or belongs to another tokenizer.json ({broken}): train the tokenizer again"
         ) from None
 
 
-def _table(tokenizer: Tokenizer, body: dict[str, Any]) -> ExpansionTable:
-    num_visible, scaffolds, parts = body["vocab_size"], body["scaffold_tokens"], body["expansions"]
+def _table(tokenizer: Tokenizer, num_visible: int, hidden: list[str], parts: list[list[int]]) -> ExpansionTable:
     num_tokens = tokenizer.get_vocab_size(with_added_tokens=False)
-    if num_tokens != num_visible + len(scaffolds) or len(parts) != len(scaffolds):
-        raise ValueError(f"{num_visible} + {len(scaffolds)} tokens do not make {num_tokens}")
-    for place, (token, ids) in enumerate(zip(scaffolds, parts, strict=True)):
+    if num_tokens != num_visible + len(hidden) or len(parts) != len(hidden):
+        raise ValueError(f"{num_visible} + {len(hidden)} tokens do not make {num_tokens}")
+    for place, (token, ids) in enumerate(zip(hidden, parts, strict=True)):
         if tokenizer.token_to_id(token) != num_visible + place:
-            raise ValueError(f"scaffold {token!r} is not token {num_visible + place}")
+            raise ValueError(f"{token!r} is not token {num_visible + place}")
         if not ids or not all(isinstance(i, int) and 0 <= i < num_visible for i in ids):
             raise ValueError(f"expansion of {token!r} leaves the vocabulary")
         if "".join(str(tokenizer.id_to_token(i)) for i in ids) != token:

@@ -1,9 +1,9 @@
-"""The tokenizer artifact: Hugging Face's files, plus ``scaffold.json`` where some tokens are scaffolds.
+"""The tokenizer artifact: Hugging Face's files, plus ``scaffold.json`` or ``picky.json`` where tokens left again.
 
-``tokenizer.json`` holds every token the encoder makes: 0..N-1 are the vocabulary a model sees, N.. the scaffolds.
-Read alone it is a valid tokenizer of |E| tokens; with ``scaffold.json`` it is exact Scaffold-BPE of N. The Python files
-beside them are the class that reads both, for programs without this package (``trust_remote_code``); nothing here runs
-them.
+``tokenizer.json`` holds every token there ever was: 0..N-1 are the vocabulary a model sees, N.. those that left it.
+Read alone it is a valid tokenizer of all of them; with ``scaffold.json`` it is exact Scaffold-BPE of N, with
+``picky.json`` exact PickyBPE. The Python files beside them are the class that reads both, for programs without this
+package (``trust_remote_code``); nothing here runs them.
 """
 
 from __future__ import annotations
@@ -22,18 +22,32 @@ from pipelines.tokenizer.spec import END_OF_DOCUMENT
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from pipelines.tokenizer.picky_encoding import PickyEncoder
     from pipelines.tokenizer.protocol import LearnedVocabulary
 
 TOKENIZER = "tokenizer.json"
 SCAFFOLD = "scaffold.json"
-# The first names the class; the others are what it imports.
-CLASS_MODULES = ("scaffold_tokenizer", "scaffold_backend", "expanded_encoding", "expansion")
+PICKY = "picky.json"
+# Of each class its own module, then what it imports.
+CLASS_MODULES = {
+    "ScaffoldTokenizer": ("scaffold_tokenizer", "scaffold_backend", "expanded_encoding", "expansion"),
+    "PickyTokenizer": (
+        "picky_tokenizer",
+        "picky_backend",
+        "picky_encoding",
+        "scaffold_tokenizer",
+        "scaffold_backend",
+        "expanded_encoding",
+        "expansion",
+    ),
+}
 FILES = (
     TOKENIZER,
     SCAFFOLD,
+    PICKY,
     "tokenizer_config.json",
     "special_tokens_map.json",
-    *(f"{name}.py" for name in CLASS_MODULES),
+    *(f"{name}.py" for name in CLASS_MODULES["PickyTokenizer"]),
 )
 
 
@@ -57,19 +71,21 @@ def write_tokenizer(
         "model_max_length": int(1e30),
         **named,
     }
-    if learned.scaffold_tokens:
-        scaffold = {
-            "vocab_size": learned.vocab_size,
-            "merges": [list(pair) for pair in learned.merges],
-            "scaffold_tokens": learned.scaffold_tokens,
-            "frequencies": learned.frequencies,
-            "expansions": [[vocabulary[part] for part in learned.expansions[t]] for t in learned.scaffold_tokens],
-        }
-        _write_json(out / SCAFFOLD, scaffold)
-        config["tokenizer_class"] = "ScaffoldTokenizer"
-        config["auto_map"] = {"AutoTokenizer": [f"{CLASS_MODULES[0]}.ScaffoldTokenizer", None]}
-        for name in CLASS_MODULES:
-            shutil.copyfile(_source(name), out / f"{name}.py")
+    if learned.events or learned.scaffold_tokens:
+        expansions = [[vocabulary[part] for part in learned.expansions[t]] for t in learned.scaffold_tokens]
+        counts = {"vocab_size": learned.vocab_size, "frequencies": learned.frequencies, "expansions": expansions}
+        if learned.events:
+            name = "PickyTokenizer"
+            body = {"events": learned.events, "removed_tokens": learned.scaffold_tokens}
+            _write_json(out / PICKY, {**body, **counts})
+        else:
+            name = "ScaffoldTokenizer"
+            body = {"merges": learned.merges, "scaffold_tokens": learned.scaffold_tokens}
+            _write_json(out / SCAFFOLD, {**body, **counts})
+        modules = CLASS_MODULES[name]
+        config |= {"tokenizer_class": name, "auto_map": {"AutoTokenizer": [f"{modules[0]}.{name}", None]}}
+        for module in modules:
+            shutil.copyfile(_source(module), out / f"{module}.py")
     _write_json(out / "tokenizer_config.json", config)
 
 
@@ -79,6 +95,33 @@ def read_tokenizer(path: Path) -> tuple[Tokenizer, ExpansionTable | None]:
     Raises:
         RetraceError: a file is missing, cut short or does not fit the other.
     """
+    tokenizer = _read_encoder(path)
+    try:
+        if _names_class(path, "ScaffoldTokenizer", SCAFFOLD):
+            return tokenizer, read_expansions(path / SCAFFOLD, tokenizer)[0]
+    except ValueError as broken:
+        raise RetraceError(str(broken)) from None
+    return tokenizer, None
+
+
+def read_picky_tokenizer(path: Path) -> tuple[Tokenizer, ExpansionTable, PickyEncoder] | None:
+    """The encoder of a PickyBPE folder, its removed tokens and the encoder of its words; None for any other folder.
+
+    Raises:
+        RetraceError: a file is missing, cut short or does not fit the other.
+    """
+    if not _names_class(path, "PickyTokenizer", PICKY):
+        return None
+    from pipelines.tokenizer.picky_backend import read_picky
+
+    tokenizer = _read_encoder(path)
+    try:
+        return tokenizer, *read_picky(path / PICKY, tokenizer)
+    except ValueError as broken:
+        raise RetraceError(str(broken)) from None
+
+
+def _read_encoder(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     file = path / TOKENIZER
@@ -90,25 +133,21 @@ def read_tokenizer(path: Path) -> tuple[Tokenizer, ExpansionTable | None]:
         raise RetraceError(f"{file} is damaged ({str(broken)[:120]}): train the tokenizer again") from None
     if tokenizer.token_to_id(END_OF_DOCUMENT) is None:
         raise RetraceError(f"{file} has no {END_OF_DOCUMENT} token, which ends every document: train it anew")
-    scaffold = path / SCAFFOLD
-    if not scaffold.is_file():
-        _refuse_missing_scaffolds(path)
-        return tokenizer, None
-    try:
-        return tokenizer, read_expansions(scaffold, tokenizer)
-    except ValueError as broken:
-        raise RetraceError(str(broken)) from None
+    return tokenizer
 
 
-def _refuse_missing_scaffolds(path: Path) -> None:
-    """Without its table a Scaffold-BPE folder would pass for plain BPE over more tokens."""
+def _names_class(path: Path, name: str, side_file: str) -> bool:
+    """Whether a folder is of a class of ours. Without its second file it would pass for plain BPE over more tokens."""
+    if (path / side_file).is_file():
+        return True
     file = path / "tokenizer_config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as broken:
         raise RetraceError(f"{file} is damaged ({broken}): train the tokenizer again") from None
-    if config.get("tokenizer_class") == "ScaffoldTokenizer":
-        raise RetraceError(f"{path / SCAFFOLD} is missing, but {file} names ScaffoldTokenizer: copy the whole folder")
+    if config.get("tokenizer_class") == name:
+        raise RetraceError(f"{path / side_file} is missing, but {file} names {name}: copy the whole folder")
+    return False
 
 
 def _source(module: str) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.runs.errors import RetraceError
 from pipelines.tokenizer.byte_tokenizer import ByteTokenizer
-from pipelines.tokenizer.folder import read_tokenizer
+from pipelines.tokenizer.folder import read_picky_tokenizer, read_tokenizer
 from pipelines.tokenizer.protocol import from_symbols
 from pipelines.tokenizer.spec import END_OF_DOCUMENT
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pipelines.tokenizer.encoder import CompiledEncoder
     from pipelines.tokenizer.expansion import ExpansionTable
+    from pipelines.tokenizer.picky_encoding import PickyEncoder
 
 # Characters from which on machine code is faster, with what it takes to load it.
 COMPILED_FROM = 1_000_000
@@ -95,13 +96,37 @@ class LoadedTokenizer(ByteTokenizer):
         return ids if self.table is None else self.table.expand(ids)
 
 
+class PickyLoaded(LoadedTokenizer):
+    """A tokenizer whose words are encoded by replaying merges and splits; no batch is so long that it is compiled."""
+
+    def __init__(self, encoder: Tokenizer, table: ExpansionTable, picky: PickyEncoder) -> None:
+        super().__init__(encoder, table)
+        self.picky = picky
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without an end-of-document mark."""
+        words = self.encoder.pre_tokenizer.pre_tokenize_str(text)
+        return [each for word, _span in words for each in self.picky.encode_word(word)]
+
+    def encode_batch(self, texts: Sequence[str], num_threads: int | None = None) -> list[NDArray[np.int32]]:
+        """Ids of every text, int32 [length] each; threads do not help."""
+        return [np.array(self.encode(text), dtype=np.int32) for text in texts]
+
+    def encode_batch_with_scaffolds(
+        self, texts: Sequence[str], num_threads: int | None = None
+    ) -> list[NDArray[np.int32]]:
+        """The same: a removed token is never there to be taken apart."""
+        return self.encode_batch(texts)
+
+
 def load_tokenizer(path: Path | str) -> LoadedTokenizer:
     """Open a tokenizer folder without importing transformers.
 
     Raises:
         RetraceError: a file is missing, damaged or does not fit the others.
     """
-    return LoadedTokenizer(*read_tokenizer(Path(path)))
+    picky = read_picky_tokenizer(Path(path))
+    return LoadedTokenizer(*read_tokenizer(Path(path))) if picky is None else PickyLoaded(*picky)
 
 
 def load_hf_tokenizer(path: Path | str) -> PreTrainedTokenizerFast:
@@ -110,12 +135,21 @@ def load_hf_tokenizer(path: Path | str) -> PreTrainedTokenizerFast:
     Raises:
         RetraceError: a file is missing, damaged or does not fit the others.
     """
-    _encoder, table = read_tokenizer(Path(path))
+    loaded = load_tokenizer(path)
     # transformers takes seconds to import; most jobs never need it.
-    if table is None:
-        from transformers import PreTrainedTokenizerFast as tokenizer_class
+    tokenizer_class: type[PreTrainedTokenizerFast]
+    if isinstance(loaded, PickyLoaded):
+        from pipelines.tokenizer.picky_tokenizer import PickyTokenizer
+
+        tokenizer_class = PickyTokenizer
+    elif loaded.table is not None:
+        from pipelines.tokenizer.scaffold_tokenizer import ScaffoldTokenizer
+
+        tokenizer_class = ScaffoldTokenizer
     else:
-        from pipelines.tokenizer.scaffold_tokenizer import ScaffoldTokenizer as tokenizer_class
+        import transformers
+
+        tokenizer_class = transformers.PreTrainedTokenizerFast
     try:
         tokenizer: PreTrainedTokenizerFast = tokenizer_class.from_pretrained(str(path), local_files_only=True)
     except ValueError as broken:

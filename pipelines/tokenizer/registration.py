@@ -44,5 +44,6 @@ def register_tokenizer() -> None:
 
 def _register(auto: ModuleType) -> None:
     # By name: neither this module nor the package depends on what it loads.
-    scaffold = importlib.import_module("pipelines.tokenizer.scaffold_tokenizer")
-    auto.REGISTERED_TOKENIZER_CLASSES["ScaffoldTokenizer"] = scaffold.ScaffoldTokenizer
+    for module, name in (("scaffold_tokenizer", "ScaffoldTokenizer"), ("picky_tokenizer", "PickyTokenizer")):
+        found = importlib.import_module(f"pipelines.tokenizer.{module}")
+        auto.REGISTERED_TOKENIZER_CLASSES[name] = getattr(found, name)

@@ -43,12 +43,12 @@ class ScaffoldBackend:
         else:
             object.__setattr__(self, name, value)
 
-    # Ids of the encoder are those of a model below N, then the scaffolds, then tokens added later.
-
-    def _inner(self, index: int) -> int:
+    def inner(self, index: int) -> int:
+        """The encoder's id of an id: below N the same, then come scaffolds, then tokens added later."""
         return index if index < self.table.num_visible else index + self.table.num_scaffolds
 
-    def _outer(self, index: int | None) -> int | None:
+    def outer(self, index: int | None) -> int | None:
+        """The id of an encoder's id; None for a scaffold."""
         if index is None or index < self.table.num_visible:
             return index
         return index - self.table.num_scaffolds if index >= self.table.num_visible + self.table.num_scaffolds else None
@@ -60,22 +60,22 @@ class ScaffoldBackend:
     def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
         """Token -> id of what a model sees."""
         everything = self.tokenizer.get_vocab(with_added_tokens)
-        outer = ((token, self._outer(index)) for token, index in everything.items())
+        outer = ((token, self.outer(index)) for token, index in everything.items())
         return {token: index for token, index in outer if index is not None}
 
     def token_to_id(self, token: str) -> int | None:
         """Id of a token; None for a scaffold."""
-        return self._outer(self.tokenizer.token_to_id(token))
+        return self.outer(self.tokenizer.token_to_id(token))
 
     def id_to_token(self, index: int) -> str | None:
         """Token of an id."""
-        token: str | None = self.tokenizer.id_to_token(self._inner(index))
+        token: str | None = self.tokenizer.id_to_token(self.inner(index))
         return token
 
     def get_added_tokens_decoder(self) -> dict[int, Any]:
         """Special and added tokens by id."""
         found = self.tokenizer.get_added_tokens_decoder()
-        return {index: token for i, token in found.items() if (index := self._outer(i)) is not None}
+        return {index: token for i, token in found.items() if (index := self.outer(i)) is not None}
 
     def add_tokens(self, tokens: Sequence[Any]) -> int:
         """Add tokens behind the vocabulary; returns how many are new.
@@ -92,7 +92,7 @@ class ScaffoldBackend:
     def _add(self, tokens: Sequence[Any], add: Any) -> int:
         for token in tokens:
             inner = self.tokenizer.token_to_id(str(token))
-            if inner is not None and self._outer(inner) is None:
+            if inner is not None and self.outer(inner) is None:
                 raise ValueError(f"{str(token)!r} is a scaffold token, which is always taken apart: add another")
         added: int = add(list(tokens))
         num_added = self.tokenizer.get_vocab_size() - self.table.num_visible - self.table.num_scaffolds
@@ -102,7 +102,7 @@ class ScaffoldBackend:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of ids."""
-        text: str = self.tokenizer.decode([self._inner(int(i)) for i in ids], skip_special_tokens=skip_special_tokens)
+        text: str = self.tokenizer.decode([self.inner(int(i)) for i in ids], skip_special_tokens=skip_special_tokens)
         return text
 
     def decode_batch(self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
@@ -157,18 +157,23 @@ class ScaffoldBackend:
             list(batch), is_pretokenized=is_pretokenized, add_special_tokens=add_special_tokens
         )
         if self.truncation is None and self.padding is None:
-            return [self._expand(each) for each in encoded]
-        wholes = [WholeEncoding(each, self.parts) for each in encoded]
+            return [self.expanded(each, is_pretokenized) for each in encoded]
+        wholes = [self.whole(each, is_pretokenized) for each in encoded]
         windows = [whole.windows(self.truncation) for whole in wholes]
         target = self._padded_length([len(each[0]) for each in windows])
         return [
             ExpandedEncoding(whole, places, target, self.padding) for whole, places in zip(wholes, windows, strict=True)
         ]
 
-    def _expand(self, encoding: Encoding) -> Any:
+    def whole(self, encoding: Encoding, is_pretokenized: bool) -> WholeEncoding:
+        """An encoding of the encoder with the ids a model sees."""
+        return WholeEncoding(encoding, self.parts)
+
+    def expanded(self, encoding: Encoding, is_pretokenized: bool) -> Any:
+        """The same as it is given out; itself where it has nothing to expand."""
         if max(encoding.ids, default=0) < self.table.num_visible:
             return encoding
-        whole = WholeEncoding(encoding, self.parts)
+        whole = self.whole(encoding, is_pretokenized)
         return ExpandedEncoding(whole, whole.windows(None), 0, None)
 
     def _padded_length(self, lengths: list[int]) -> int:
@@ -179,14 +184,23 @@ class ScaffoldBackend:
         return -(-target // multiple) * multiple if multiple else target
 
 
-def read_backend(tokenizer_file: Path, scaffold_file: Path) -> ScaffoldBackend:
+def read_backend(tokenizer_file: Path, scaffold_file: Path, /) -> ScaffoldBackend:
     """Open the two files of a Scaffold-BPE tokenizer.
 
     Raises:
         ValueError: one of them is missing, damaged or does not fit the other; the message names it.
     """
+    tokenizer = read_encoder(tokenizer_file)
+    return ScaffoldBackend(tokenizer, read_expansions(scaffold_file, tokenizer)[0])
+
+
+def read_encoder(tokenizer_file: Path) -> Tokenizer:
+    """Open a tokenizer.json.
+
+    Raises:
+        ValueError: it is damaged; the message names it.
+    """
     try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        return Tokenizer.from_file(str(tokenizer_file))
     except Exception as broken:  # tokenizers raises bare Exception
         raise ValueError(f"{tokenizer_file} is damaged ({str(broken)[:120]}): train the tokenizer again") from None
-    return ScaffoldBackend(tokenizer, read_expansions(scaffold_file, tokenizer))

@@ -16,8 +16,6 @@ from transformers import PreTrainedTokenizerFast
 
 from .scaffold_backend import ScaffoldBackend, read_backend
 
-SCAFFOLD_FILE = "scaffold.json"
-
 
 class ScaffoldTokenizer(PreTrainedTokenizerFast):
     """Tokenizer of N ids over an encoder that also knows scaffolds.
@@ -35,15 +33,17 @@ class ScaffoldTokenizer(PreTrainedTokenizerFast):
         ValueError: a file is damaged or does not fit the other; the message names it.
     """
 
-    vocab_files_names = {"tokenizer_file": "tokenizer.json", "scaffold_file": SCAFFOLD_FILE}  # noqa: RUF012
+    vocab_files_names = {"tokenizer_file": "tokenizer.json", "scaffold_file": "scaffold.json"}  # noqa: RUF012
     # Saving copies this file and those it imports, and names the class in tokenizer_config.json.
     _auto_class = "AutoTokenizer"
+    _read_backend = staticmethod(read_backend)
 
     def __init__(self, *args: Any, tokenizer_file: str, scaffold_file: str | None, **kwargs: Any) -> None:
         if scaffold_file is None:
-            raise ValueError(f"{Path(tokenizer_file).with_name(SCAFFOLD_FILE)} is missing: train the tokenizer again")
+            missing = Path(tokenizer_file).with_name(self.vocab_files_names["scaffold_file"])
+            raise ValueError(f"{missing} is missing: train the tokenizer again")
         # Before the base class, which would make a deep copy of a backend given to it.
-        self._tokenizer: ScaffoldBackend = read_backend(Path(tokenizer_file), Path(scaffold_file))
+        self._tokenizer: ScaffoldBackend = self._read_backend(Path(tokenizer_file), Path(scaffold_file))
         self._scaffold_text = Path(scaffold_file).read_text(encoding="utf-8")
         super().__init__(*args, **kwargs)
 
@@ -64,7 +64,7 @@ class ScaffoldTokenizer(PreTrainedTokenizerFast):
 
     def train_new_from_iterator(self, *_args: Any, **_kwargs: Any) -> Any:
         """Refused: the base class would train plain BPE under this class's name."""
-        raise NotImplementedError("train a Scaffold-BPE tokenizer with `python -m pipelines tokenizer train`")
+        raise NotImplementedError("train such a tokenizer with `python -m pipelines tokenizer train`")
 
     def _encode_without_added_tokens(self, text: str) -> list[int]:
         ids = np.array(super()._encode_without_added_tokens(text), dtype=np.int64)
@@ -79,6 +79,7 @@ class ScaffoldTokenizer(PreTrainedTokenizerFast):
         filename_prefix: str | None = None,
     ) -> tuple[str, ...]:
         saved: tuple[str, ...] = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
-        path = Path(save_directory) / f"{filename_prefix + '-' if filename_prefix else ''}{SCAFFOLD_FILE}"
+        name = self.vocab_files_names["scaffold_file"]
+        path = Path(save_directory) / f"{filename_prefix + '-' if filename_prefix else ''}{name}"
         path.write_text(self._scaffold_text, encoding="utf-8")
         return (*saved, str(path))

@@ -17,7 +17,7 @@ def folders(root, trained, tmp_path_factory):
     exported = tmp_path_factory.mktemp("exported") / "tiktoken"
     done = call(root, "export", b"", trained("scaffold_bpe"), "--out", str(exported))
     assert done.returncode == 0, done.stderr
-    return {"bpe": trained("bpe"), "scaffold_bpe": trained("scaffold_bpe"), "tiktoken": exported}
+    return {method: trained(method) for method in ("bpe", "scaffold_bpe", "picky_bpe")} | {"tiktoken": exported}
 
 
 def call(root, verb, text, folder, *options):
@@ -25,7 +25,7 @@ def call(root, verb, text, folder, *options):
     return subprocess.run(command, input=text, capture_output=True, cwd=root, env={**os.environ, "PYTHONUTF8": "1"})
 
 
-@pytest.mark.parametrize("kind", ["bpe", "scaffold_bpe", "tiktoken"])
+@pytest.mark.parametrize("kind", ["bpe", "scaffold_bpe", "picky_bpe", "tiktoken"])
 @pytest.mark.parametrize("data", [TEXT, b"", b"a\xff\xe6\xbc b"])
 def test_decoding_what_was_encoded_gives_every_byte_back(root, folders, kind, data):
     encoded = call(root, "encode", data, folders[kind])

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from pipelines.runs.errors import RetraceError
-from pipelines.tokenizer.folder import SCAFFOLD, TOKENIZER
+from pipelines.tokenizer.folder import PICKY, SCAFFOLD, TOKENIZER
 from pipelines.tokenizer.loading import load_hf_tokenizer, load_tokenizer
 
-METHODS = ["bpe", "scaffold_bpe"]
+METHODS = ["bpe", "scaffold_bpe", "picky_bpe"]
 
 
 @pytest.fixture
@@ -58,6 +58,18 @@ def test_a_scaffold_file_of_another_tokenizer_is_refused(folder):
         load_tokenizer(folder)
 
 
+@pytest.mark.parametrize(("method", "name"), [("scaffold_bpe", SCAFFOLD), ("picky_bpe", PICKY)])
+def test_a_folder_without_its_second_file_does_not_pass_for_plain_bpe(trained, tmp_path, method, name):
+    folder = shutil.copytree(trained(method), tmp_path / "tokenizer")
+    (folder / name).unlink()
+    for load in (load_tokenizer, load_hf_tokenizer):
+        with pytest.raises(RetraceError, match=rf"{name} is missing, but .*tokenizer_config\.json names"):
+            load(folder)
+    (folder / "tokenizer_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(RetraceError, match=r"tokenizer_config\.json is damaged"):
+        load_tokenizer(folder)
+
+
 def test_an_expansion_that_would_change_the_text_is_refused(folder):
     body = json.loads((folder / SCAFFOLD).read_text(encoding="utf-8"))
     edit(folder / SCAFFOLD, expansions=[[300], *body["expansions"][1:]])
@@ -71,6 +83,10 @@ def test_an_expansion_that_would_change_the_text_is_refused(folder):
 @pytest.mark.parametrize("method", METHODS)
 class TestHuggingFace:
     """``load_hf_tokenizer`` next to ``load_tokenizer``."""
+
+    @pytest.fixture
+    def texts(self, texts):
+        return texts[:60]
 
     @pytest.fixture
     def both(self, trained, method):
