@@ -61,15 +61,41 @@ METRICS: dict[str, Metric] = {
     # Tokenizers
     "vocab_size": _count("vocabulary", "tokens a model sees; scaffolds are not among them"),
     "num_scaffold_tokens": _count("scaffolds", "tokens used to build others and then hidden from the model"),
+    "num_tokens_expanded": _count("expanded vocabulary", "tokens the encoder works with: vocabulary and scaffolds"),
     "scaffold_share": _share("scaffold share", "num_scaffold_tokens / vocab_size", "none", 2),
     "never_seen_tokens": _count(
         "never seen", "tokens of the vocabulary that the encoded training text never uses", "lower"
     ),
     "rare_tokens": _count("rare", "tokens of the vocabulary that it uses at most rare_count times", "lower"),
+    "mean_frequency": Metric(
+        "mean frequency", "occurrences of a token of the vocabulary in the encoded training text", "", "higher", 1
+    ),
+    "median_visible_frequency": Metric(
+        "median frequency",
+        "of the vocabulary's tokens in the training text, before scaffolds are taken apart",
+        "",
+        "higher",
+        1,
+    ),
+    "median_scaffold_frequency": Metric(
+        "median scaffold frequency", "of the scaffolds in the training text, before they are taken apart", "", "none", 1
+    ),
+    "taken_apart_share": _share(
+        "taken apart", "scaffolds / tokens of the training text, before they are taken apart", "none", 3
+    ),
     "bytes_per_token": Metric("bytes a token", "UTF-8 bytes / tokens of the measured text", "", "higher", 4),
     "fertility": Metric("fertility", "tokens / words of the measured text", "", "lower", 4),
     "renyi_efficiency": Metric(
         "Rényi efficiency", "H_2.5(p) / log V, with p the share of each token in the text", "", "higher", 4
+    ),
+    "out_of_domain_bytes_per_token": Metric(
+        "bytes a token, other domain", "bytes_per_token of a corpus of another domain", "", "higher", 4
+    ),
+    "out_of_domain_fertility": Metric(
+        "fertility, other domain", "fertility of a corpus of another domain", "", "lower", 4
+    ),
+    "out_of_domain_renyi_efficiency": Metric(
+        "Rényi efficiency, other domain", "renyi_efficiency of a corpus of another domain", "", "higher", 4
     ),
     # Language models
     "train_loss": Metric("training loss", "mean cross-entropy a token over the last logged steps", "nats", "lower", 4),

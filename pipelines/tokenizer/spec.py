@@ -62,3 +62,12 @@ class MeasureSpec(Spec):
         if self.renyi_alpha == 1:
             raise ValueError("renyi_alpha 1 is undefined: Shannon's entropy is its limit; take a value beside it")
         return self
+
+
+class ScaffoldsSpec(Spec):
+    """Which tokens of an existing tokenizer would have been scaffolds."""
+
+    head_frequency: float | None = Field(
+        None, gt=0, description="a part of longer tokens left over less often is a scaffold; default: from the merges"
+    )
+    text_field: str = Field("text", description="of the objects in .jsonl files given with --input")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.runs.verb import Command, Verb
-from pipelines.tokenizer.spec import CountSpec, MeasureSpec, TokenizerSpec, TokenizeSpec
+from pipelines.tokenizer.spec import CountSpec, MeasureSpec, ScaffoldsSpec, TokenizerSpec, TokenizeSpec
 
 _CORPUS = "corpus made by `data build`"
 _TOKENIZER = "tokenizer made by `tokenizer train`"
@@ -43,7 +43,24 @@ VERBS: dict[str, Verb | Command] = {
         help="Measure a tokenizer: compression of held-out text, use of its vocabulary in training text.",
         implementation="pipelines.tokenizer.measure:measure",
         spec=MeasureSpec,
-        inputs={"tokenizer": _TOKENIZER, "corpus": _CORPUS},
+        inputs={
+            "tokenizer": _TOKENIZER,
+            "corpus": _CORPUS,
+            "other": "corpus of another domain, of which the validation split is compressed",
+        },
+        optional=frozenset({"other"}),
+        packages=("tokenizers",),
+    ),
+    "scaffolds": Verb(
+        help="Find the tokens of an existing tokenizer that Scaffold-BPE would have hidden on a text.",
+        implementation="pipelines.tokenizer.existing:scaffolds",
+        spec=ScaffoldsSpec,
+        inputs={
+            "tokenizer": "folder with tokenizer.json of a BPE, or with GPT-2's vocab.json and merges.txt",
+            **_TEXT,
+        },
+        optional=frozenset(_TEXT),
+        many=frozenset({"input", "words"}),
         packages=("tokenizers",),
     ),
     "encode": Command(
