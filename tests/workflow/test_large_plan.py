@@ -16,9 +16,11 @@ from workflow.papers import plan_papers
 
 @pytest.fixture
 def forgotten() -> None:
-    """Nothing of the code has been read in this process."""
-    for cached in (identity._code_digest, identity.import_closure, identity._read_module, methods.method_card):
-        cached.cache_clear()
+    """Nothing of the code has been read in this process, whatever tests ran before in it."""
+    for module in (identity, methods):
+        for cached in vars(module).values():
+            if hasattr(cached, "cache_clear"):
+                cached.cache_clear()
 
 
 @pytest.mark.usefixtures("forgotten")
