@@ -6,14 +6,42 @@ memory, and the same method serves it and ``growth train``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
-    from pipelines.megatron.spec import ModelSpec
+    from pipelines.megatron.spec import ExpertSpec, ModelSpec
+
+EXACT_BOUND = 1e-12
+"""Float64 rounding through a deep model stays well below; the mildest real mistake known (epsilon) is 5e-6."""
+
+Axis = Literal["depth", "width", "both", "none"]
+
+
+@dataclass(frozen=True)
+class Preservation:
+    """What a method declares of the function before and after; ``growth grow`` measures it (certificate.py).
+
+    Attributes:
+        kind: ``exact``; ``exact_if``: exact under ``condition``, which this base and these hyper-parameters meet;
+            ``none``: another function.
+        condition: what must hold (``exact_if``), or why the function changes (``none``).
+        bound: largest deviation of the logits, relative to their norm, that float64 arithmetic explains; None for
+            ``none``.
+    """
+
+    kind: Literal["exact", "exact_if", "none"]
+    condition: str = ""
+    bound: float | None = None
+
+    @property
+    def preserved(self) -> bool:
+        """Whether the grown model is the base's function."""
+        return self.kind != "none"
 
 
 class GrowthMethod(Protocol):
@@ -21,9 +49,11 @@ class GrowthMethod(Protocol):
 
     Attributes:
         requires: ``("base",)`` for a method that grows a base model, ``()`` for one that starts from nothing.
+        axis: what grows: ``depth``, ``width``, ``both`` or ``none``. Read from the file, as ``requires`` is.
     """
 
     requires: ClassVar[tuple[str, ...]]
+    axis: ClassVar[Axis]
 
     def target(self, base: ModelSpec) -> ModelSpec:
         """Shape of the model that growing ``base`` gives.
@@ -33,15 +63,49 @@ class GrowthMethod(Protocol):
         """
         ...
 
-    def grow(self, base: ModelSpec, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Every (global name, tensor) of the grown model, each in a buffer of its own.
+    def target_experts(self, base: ExpertSpec) -> ExpertSpec:
+        """Shape of the grown model's experts, for a base that is a mixture of experts.
+
+        Raises:
+            RetraceError: the method cannot grow them.
+        """
+        ...
+
+    def grow(self, base: ModelSpec, tensors: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
+        """Every (global name, tensor) of the grown model, each in a buffer of its own, in the base's dtype.
 
         Args:
             base: shape of the base model.
             tensors: global name -> tensor of the base model; looked up one at a time.
+            seed: of what is random; each tensor draws from ``seed_of(seed, its global name)``.
         """
         ...
 
-    def facts(self, base: ModelSpec) -> dict[str, Any]:
-        """What run.json says of the growth: ``preserved`` (same function before and after?) and the method's own."""
+    def grow_moments(
+        self, base: ModelSpec, tensors: Mapping[str, Tensor], power: int, seed: int
+    ) -> Iterator[tuple[str, Tensor]]:
+        """What gradients of the base (or averages of their powers) become at growth, by global name.
+
+        Exact where the method preserves the function: the grown model's gradient in terms of the base's, with zeros
+        where the base's says nothing (new units). Elsewhere a guess that the method's docstring states.
+
+        Args:
+            tensors: gradients, or exp_avg (power 1); squared gradients, or exp_avg_sq (power 2).
+            power: 1 or 2: a gradient scaled by c has its square scaled by c squared.
+            seed: as given to ``grow``.
+        """
         ...
+
+    def preserves(self, base: ModelSpec) -> Preservation:
+        """Whether the grown model computes the base's function, as declared; the certificate measures it."""
+        ...
+
+    def facts(self, base: ModelSpec) -> dict[str, Any]:
+        """What run.json says of the growth, besides what ``preserves`` declares."""
+        ...
+
+
+def declared(method: GrowthMethod, base: ModelSpec) -> dict[str, Any]:
+    """What run.json says of a growth before anything is measured."""
+    preservation = method.preserves(base)
+    return {**method.facts(base), "preserved": preservation.preserved, "preservation": asdict(preservation)}

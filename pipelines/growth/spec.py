@@ -24,3 +24,4 @@ class GrowSpec(Spec):
     """Growth of a checkpoint, without training."""
 
     method: dict[str, Any] = Field(description="growth method and its hyper-parameters")
+    seed: int = Field(0, ge=0, description="of what the method draws at random")

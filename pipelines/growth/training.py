@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipelines.growth.matching import check_target, match_flops, shortened
+from pipelines.growth.protocol import declared
 from pipelines.megatron.checkpoint import read_config, read_tensors
 from pipelines.megatron.data import open_tokens
 from pipelines.megatron.ledger import check_vocabulary, continuation
@@ -48,7 +49,7 @@ def _train_grown(
     before = continuation(config, spec.model, spec.seed, "base")
     matched = match_flops(spec.model, spec.training, artifact.vocab_size, before["flops_offset"])
     training = shortened(spec.training, matched.train_iters)
-    initial = dict(method.grow(model, read_tensors(base)))
+    initial = dict(method.grow(model, read_tensors(base), spec.seed))
     job.say(
         f"grown from {model.num_layers} to {spec.model.num_layers} layers; {training.train_iters} steps of "
         f"{spec.training.train_iters} are left after the base's FLOPs"
@@ -56,7 +57,7 @@ def _train_grown(
     final = _run(spec, training, tokens, job, {"initial": initial, **before})
     read = before["start_sequence"] + matched.train_iters * training.global_batch_size
     job.record(
-        **method.facts(model),
+        **declared(method, model),
         optimizer_policy=spec.optimizer_policy,
         train_iters=matched.train_iters,
         base_flops=matched.base_flops,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import pipelines.megatron.backend  # noqa: F401  (before megatron.core, which it
 # isort: split
 from megatron.core import parallel_state
 
+from pipelines.megatron.seeds import seed_of
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -82,11 +82,6 @@ def initialise(model: Gpt, seed: int, std: float, initial: Mapping[str, Tensor] 
         else:
             scale = 1 / math.sqrt(2 * model.config.num_layers) if name.endswith(_OUTPUT_PROJECTIONS) else 1.0
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std * scale, generator=generator))
-
-
-def seed_of(seed: int, name: str) -> int:
-    """A 63-bit seed for one named tensor of a run."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]) >> 1
 
 
 def _given(initial: Mapping[str, Tensor], name: str, parameter: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 ``pipelines/<stage>/methods/<name>.py`` holds exactly one frozen dataclass; its fields are the method's
 hyper-parameters, and they are read from the syntax tree, so that a graph of a thousand jobs is planned
-without loading torch once. Class variables ``requires`` (inputs the method cannot do without) are read likewise.
+without loading torch once. Class variables ``requires`` (inputs the method cannot do without)
+and ``axis`` (what a growth method grows) are read likewise.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class MethodCard:
     summary: str
     hyperparameters: dict[str, Hyperparameter]
     requires: tuple[str, ...]
+    axis: str | None = None
 
 
 def list_methods(stage: str) -> list[str]:
@@ -67,20 +69,21 @@ def method_card(stage: str, name: str) -> MethodCard:
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and _is_frozen_dataclass(node)]
     if len(classes) != 1:
         raise RetraceError(f"{path} must hold exactly one @dataclass(frozen=True) class, found {len(classes)}")
-    requires: tuple[str, ...] = ()
+    class_variables: dict[str, Any] = {"requires": (), "axis": None}
     hyperparameters = {}
     for node in classes[0].body:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
         annotation = ast.unparse(node.annotation)
         if annotation.removeprefix("typing.").startswith("ClassVar"):
-            if node.target.id == "requires" and node.value is not None:
-                requires = ast.literal_eval(node.value)
+            if node.target.id in class_variables and node.value is not None:
+                class_variables[node.target.id] = ast.literal_eval(node.value)
             continue
         default = ... if node.value is None else _literal(node.value, f"{path}: {node.target.id}")
         hyperparameters[node.target.id] = Hyperparameter(node.target.id, annotation, default)
     summary = (ast.get_docstring(tree) or "").strip().split("\n")[0]
-    return MethodCard(stage, name, classes[0].name, summary, hyperparameters, tuple(requires))
+    requires, axis = tuple(class_variables["requires"]), class_variables["axis"]
+    return MethodCard(stage, name, classes[0].name, summary, hyperparameters, requires, axis)
 
 
 def resolve_method(stage: str, method: str | dict[str, Any], what: str | None = None) -> dict[str, Any]:

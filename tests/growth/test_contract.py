@@ -5,7 +5,7 @@ import torch
 
 from pipelines.megatron.flops import count_parameters
 from pipelines.megatron.spec import ModelSpec
-from pipelines.runs.methods import list_methods, load_method
+from pipelines.runs.methods import list_methods, load_method, method_card
 
 BASE = ModelSpec(
     num_layers=2, hidden_size=8, ffn_hidden_size=12, num_attention_heads=2, num_query_groups=1, seq_length=8
@@ -41,7 +41,7 @@ def test_every_method_names_its_paper(name):
 def test_every_growing_method_gives_the_parameters_of_its_target_in_buffers_of_their_own(name):
     method, tensors = load_method("growth", name), base_tensors()
     before = {key: value.clone() for key, value in tensors.items()}
-    grown = dict(method.grow(BASE, tensors))
+    grown = dict(method.grow(BASE, tensors, 0))
     assert sum(tensor.numel() for tensor in grown.values()) == count_parameters(method.target(BASE), VOCAB_SIZE)
     for tensor in grown.values():
         tensor.zero_()
@@ -53,7 +53,17 @@ def test_every_growing_method_gives_the_parameters_of_its_target_in_buffers_of_t
 @pytest.mark.parametrize("name", GROWING)
 def test_every_growing_method_is_deterministic_and_says_whether_it_preserves_the_function(name):
     method = load_method("growth", name)
-    first, second = dict(method.grow(BASE, base_tensors())), dict(method.grow(BASE, base_tensors()))
+    first, second = dict(method.grow(BASE, base_tensors(), 0)), dict(method.grow(BASE, base_tensors(), 0))
     assert list(first) == list(second)
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert isinstance(method.facts(BASE)["preserved"], bool)
+    preservation = method.preserves(BASE)
+    assert preservation.preserved is (preservation.kind != "none")
+    assert (preservation.bound is None) is (preservation.kind == "none")
+    assert preservation.kind == "exact" or preservation.condition
+
+
+@pytest.mark.parametrize("name", list_methods("growth"))
+def test_every_card_says_what_the_method_grows_without_importing_it(name):
+    card = method_card("growth", name)
+    assert card.axis in ("depth", "width", "both", "none")
+    assert (card.axis == "none") is ("base" not in card.requires)

@@ -35,7 +35,7 @@ def naive_stack(tensors, growth_factor, num_layers):
 @pytest.mark.parametrize("growth_factor", [1, 2, 4])
 def test_stack_equals_the_algorithm_of_the_paper_tensor_by_tensor(tensors, growth_factor):
     method = load_method("growth", {"name": "stack", "growth_factor": growth_factor})
-    grown = dict(method.grow(BASE, tensors))
+    grown = dict(method.grow(BASE, tensors, 0))
     expected = naive_stack(tensors, growth_factor, BASE.num_layers)
     assert grown.keys() == expected.keys()
     assert all(torch.equal(grown[name], expected[name]) for name in grown)
@@ -43,14 +43,14 @@ def test_stack_equals_the_algorithm_of_the_paper_tensor_by_tensor(tensors, growt
 
 
 def test_growth_factor_one_gives_the_same_names_in_the_same_order_and_the_same_bytes(tensors):
-    grown = dict(load_method("growth", {"name": "stack", "growth_factor": 1}).grow(BASE, tensors))
+    grown = dict(load_method("growth", {"name": "stack", "growth_factor": 1}).grow(BASE, tensors, 0))
     assert list(grown) == list(tensors)
     assert all(grown[name].numpy().tobytes() == tensors[name].numpy().tobytes() for name in tensors)
 
 
 def test_every_copy_is_an_independent_buffer(tensors):
     before = {name: tensor.clone() for name, tensor in tensors.items()}
-    grown = dict(load_method("growth", {"name": "stack", "growth_factor": 2}).grow(BASE, tensors))
+    grown = dict(load_method("growth", {"name": "stack", "growth_factor": 2}).grow(BASE, tensors, 0))
     changed = "decoder.layers.0.mlp.linear_fc1.weight"
     grown[changed].add_(1.0)
     twin = "decoder.layers.3.mlp.linear_fc1.weight"
@@ -62,7 +62,7 @@ def test_every_copy_is_an_independent_buffer(tensors):
 
 def test_a_stacking_list_places_any_layer_anywhere(tensors):
     method = load_method("growth", {"name": "stack", "stacking_list": [0, 1, 1, 2]})
-    grown = dict(method.grow(BASE, tensors))
+    grown = dict(method.grow(BASE, tensors, 0))
     for target, source in enumerate([0, 1, 1, 2]):
         for suffix in SUFFIXES:
             expected = tensors[f"decoder.layers.{source}.{suffix}"]
@@ -99,8 +99,10 @@ def test_connection_rates_are_those_of_the_papers_table(stacking_list, rate):
 
 
 def test_facts_say_that_stacking_does_not_preserve_the_function():
-    facts = load_method("growth", {"name": "stack", "growth_factor": 2}).facts(BASE)
-    assert facts == {"stacking_list": [0, 1, 2, 0, 1, 2], "connection_rate": 80.0, "preserved": False}
+    method = load_method("growth", {"name": "stack", "growth_factor": 2})
+    assert method.facts(BASE) == {"stacking_list": [0, 1, 2, 0, 1, 2], "connection_rate": 80.0}
+    assert method.preserves(BASE).kind == "none"
+    assert load_method("growth", {"name": "stack", "growth_factor": 1}).preserves(BASE).kind == "exact"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pipelines.megatron.spec import ModelSpec
+    from pipelines.growth.protocol import Axis, Preservation
+    from pipelines.megatron.spec import ExpertSpec, ModelSpec
+
+GROWS_NOTHING = "method scratch grows nothing: leave --base and --input out, or choose another method"
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,24 @@ class Scratch:
     """Start from the seed's initial weights."""
 
     requires: ClassVar[tuple[str, ...]] = ()
+    axis: ClassVar[Axis] = "none"
 
     def target(self, base: ModelSpec) -> ModelSpec:
-        raise RetraceError("method scratch grows nothing: leave --base and --input out, or choose another method")
+        raise RetraceError(GROWS_NOTHING)
 
-    def grow(self, base: ModelSpec, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        raise RetraceError("method scratch grows nothing: leave --base and --input out, or choose another method")
+    def target_experts(self, base: ExpertSpec) -> ExpertSpec:
+        raise RetraceError(GROWS_NOTHING)
+
+    def grow(self, base: ModelSpec, tensors: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
+        raise RetraceError(GROWS_NOTHING)
+
+    def grow_moments(
+        self, base: ModelSpec, tensors: Mapping[str, Tensor], power: int, seed: int
+    ) -> Iterator[tuple[str, Tensor]]:
+        raise RetraceError(GROWS_NOTHING)
+
+    def preserves(self, base: ModelSpec) -> Preservation:
+        raise RetraceError(GROWS_NOTHING)
 
     def facts(self, base: ModelSpec) -> dict[str, Any]:
-        raise RetraceError("method scratch grows nothing: leave --base and --input out, or choose another method")
+        raise RetraceError(GROWS_NOTHING)

@@ -4,6 +4,8 @@ Paper: Stacking Your Transformers (arXiv 2405.15319), algorithm 1: layer i of th
 i mod l of the base, i = 0 .. g*l - 1; embedding, final norm and output layer are copied once. It does not
 preserve the function: the loss jumps at growth and recovers.
 
+Gradients of the grown model are no function of the base's; ``grow_moments`` copies each layer's moments with it.
+
 Deviations: none. ``stacking_list`` generalises it to the paper's ablations (interpolation, partial stacking).
 """
 
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.growth.depth import check_stacking_list, connection_rate, copy_layers
+from pipelines.growth.protocol import Preservation
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pipelines.megatron.spec import ModelSpec
+    from pipelines.growth.protocol import Axis
+    from pipelines.megatron.spec import ExpertSpec, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Stack:
     """
 
     requires: ClassVar[tuple[str, ...]] = ("base",)
+    axis: ClassVar[Axis] = "depth"
 
     growth_factor: int = 4
     stacking_list: tuple[int, ...] | None = None
@@ -49,13 +54,25 @@ class Stack:
     def target(self, base: ModelSpec) -> ModelSpec:
         return base.model_copy(update={"num_layers": len(self.layers(base))})
 
-    def grow(self, base: ModelSpec, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    def target_experts(self, base: ExpertSpec) -> ExpertSpec:
+        return base
+
+    def grow(self, base: ModelSpec, tensors: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
         return copy_layers(tensors, self.layers(base))
+
+    def grow_moments(
+        self, base: ModelSpec, tensors: Mapping[str, Tensor], power: int, seed: int
+    ) -> Iterator[tuple[str, Tensor]]:
+        return copy_layers(tensors, self.layers(base))
+
+    def preserves(self, base: ModelSpec) -> Preservation:
+        if self.layers(base) == list(range(base.num_layers)):
+            return Preservation("exact", bound=0.0)
+        return Preservation("none", "the layers act on states that they were not trained on")
 
     def facts(self, base: ModelSpec) -> dict[str, Any]:
         layers = self.layers(base)
         return {
             "stacking_list": layers,
             "connection_rate": round(connection_rate(layers), 2),
-            "preserved": layers == list(range(base.num_layers)),
         }
