@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -67,24 +68,28 @@ class CompiledEncoder:
         self._pattern = CODE_OF_PATTERN[pattern]
         self._workspaces: list[_Workspace] = []
 
-    def encode_batch(self, texts: Sequence[str], num_threads: int | None = None) -> list[NDArray[np.int32]]:
-        """Ids of every text, int32 [length] each; the same for any number of threads (default: one a core).
+    def encode_batch(self, texts: Iterable[str], num_threads: int | None = None) -> list[NDArray[np.int32]]:
+        """Ids of every text, int32 [length] each."""
+        return list(self.encode_each(texts, num_threads))
+
+    def encode_each(self, texts: Iterable[str], num_threads: int | None = None) -> Iterator[NDArray[np.int32]]:
+        """Ids of one text after another, int32 [length], while the next ones are read and encoded.
+
+        The ids are the same for any number of threads (default: one a core), and so is the memory for any number of
+        texts.
 
         Raises:
             UnicodeEncodeError: a text holds half of a surrogate pair, which is no character.
         """
         threads = num_threads or len(os.sched_getaffinity(0))
-        encoded: list[NDArray[np.int32]] = []
-        waiting: list[Future[list[NDArray[np.int32]]]] = []
+        waiting: deque[Future[list[NDArray[np.int32]]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             for text, bounds in _tasks(texts):
                 waiting.append(pool.submit(self._encode, text, bounds))
-                # Not all texts of a long batch are copied at once.
                 if len(waiting) > 2 * threads:
-                    encoded += waiting.pop(0).result()
+                    yield from waiting.popleft().result()
             for each in waiting:
-                encoded += each.result()
-        return encoded
+                yield from each.result()
 
     def _encode(self, text: Bytes, bounds: Int64s) -> list[NDArray[np.int32]]:
         # Taking from a list and adding to it is safe between threads.
@@ -157,7 +162,7 @@ def pair_table(merges: Int64s) -> Int64s:
     return pairs
 
 
-def _tasks(texts: Sequence[str]) -> Iterator[tuple[Bytes, Int64s]]:
+def _tasks(texts: Iterable[str]) -> Iterator[tuple[Bytes, Int64s]]:
     """Texts in groups of about ``TASK_BYTES``: their UTF-8 [bytes], and its bounds [texts + 1]."""
     group: list[bytes] = []
     bounds = [0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from pipelines.tokenizer.protocol import from_symbols
 from pipelines.tokenizer.spec import END_OF_DOCUMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # Characters from which on machine code is faster, with what it takes to load it.
 COMPILED_FROM = 1_000_000
+# Characters that the library encodes at a time: bounds memory, and is enough for it to share work among threads.
+BATCH_CHARACTERS = 2_000_000
 
 
 class LoadedTokenizer(ByteTokenizer):
@@ -55,30 +58,50 @@ class LoadedTokenizer(ByteTokenizer):
         ids: list[int] = self._expand(np.array(self.encoder.encode(text).ids, dtype=np.int32)).tolist()
         return ids
 
-    def encode_batch(self, texts: Sequence[str], num_threads: int | None = None) -> list[NDArray[np.int32]]:
-        """Ids of every text, int32 [length] each, without end-of-document marks.
-
-        A long batch is encoded in machine code, with the same result, in ``num_threads`` threads (default: one a core).
-        """
-        compiled = self._compiled_encoder(texts, expanding=True)
-        if compiled is not None:
-            return compiled.encode_batch(texts, num_threads)
-        return [self._expand(ids) for ids in self._encode_in_rust(texts)]
+    def encode_batch(self, texts: Iterable[str], num_threads: int | None = None) -> list[NDArray[np.int32]]:
+        """Ids of every text, int32 [length] each, without end-of-document marks."""
+        return list(self.encode_each(texts, num_threads))
 
     def encode_batch_with_scaffolds(
-        self, texts: Sequence[str], num_threads: int | None = None
+        self, texts: Iterable[str], num_threads: int | None = None
     ) -> list[NDArray[np.int32]]:
         """Ids before scaffolds are taken apart, over ``num_tokens`` tokens."""
-        compiled = self._compiled_encoder(texts, expanding=False)
-        return self._encode_in_rust(texts) if compiled is None else compiled.encode_batch(texts, num_threads)
+        return list(self.encode_each(texts, num_threads, expanding=False))
 
-    def _encode_in_rust(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        return [np.array(each.ids, dtype=np.int32) for each in self.encoder.encode_batch_fast(list(texts))]
+    def encode_each(
+        self, texts: Iterable[str], num_threads: int | None = None, *, expanding: bool = True
+    ) -> Iterator[NDArray[np.int32]]:
+        """Ids of one text after another, int32 [length]; memory does not grow with their number.
 
-    def _compiled_encoder(self, texts: Sequence[str], expanding: bool) -> CompiledEncoder | None:
+        Much text is encoded in machine code, with the same result, in ``num_threads`` threads (default: one a core).
+
+        Args:
+            expanding: take scaffolds apart.
+
+        Raises:
+            UnicodeEncodeError: a text holds half of a surrogate pair, which is no character.
+        """
+        texts = iter(texts)
+        head: list[str] = []
+        size = 0
+        while size < COMPILED_FROM and (text := next(texts, None)) is not None:
+            head.append(text)
+            size += len(text)
+        compiled = self._compiled_encoder(expanding) if size >= COMPILED_FROM else self._compiled.get(expanding)
+        texts = chain(head, texts)
+        if compiled is not None:
+            yield from compiled.encode_each(texts, num_threads)
+            return
+        for batch in batches(texts):
+            for text in batch:
+                # The library refuses the same texts, but says of all of them that they are no text.
+                text.encode()
+            for each in self.encoder.encode_batch_fast(batch):
+                ids = np.array(each.ids, dtype=np.int32)
+                yield self._expand(ids) if expanding else ids
+
+    def _compiled_encoder(self, expanding: bool) -> CompiledEncoder | None:
         if expanding not in self._compiled:
-            if sum(map(len, texts)) < COMPILED_FROM:
-                return None
             from pipelines.tokenizer.encoder import compiled_encoder
 
             self._compiled[expanding] = compiled_encoder(self.encoder, self.table if expanding else None)
@@ -108,15 +131,25 @@ class PickyLoaded(LoadedTokenizer):
         words = self.encoder.pre_tokenizer.pre_tokenize_str(text)
         return [each for word, _span in words for each in self.picky.encode_word(word)]
 
-    def encode_batch(self, texts: Sequence[str], num_threads: int | None = None) -> list[NDArray[np.int32]]:
-        """Ids of every text, int32 [length] each; threads do not help."""
-        return [np.array(self.encode(text), dtype=np.int32) for text in texts]
+    def encode_each(
+        self, texts: Iterable[str], num_threads: int | None = None, *, expanding: bool = True
+    ) -> Iterator[NDArray[np.int32]]:
+        """Ids of one text after another, int32 [length]; a removed token is never there to be taken apart."""
+        return (np.array(self.encode(text), dtype=np.int32) for text in texts)
 
-    def encode_batch_with_scaffolds(
-        self, texts: Sequence[str], num_threads: int | None = None
-    ) -> list[NDArray[np.int32]]:
-        """The same: a removed token is never there to be taken apart."""
-        return self.encode_batch(texts)
+
+def batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in groups of about ``BATCH_CHARACTERS``."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def load_tokenizer(path: Path | str) -> LoadedTokenizer:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.data.corpus import split_path
-from pipelines.tokenizer.loading import load_tokenizer
-from pipelines.tokenizer.tokenize import CountedTexts, batches, read_texts
+from pipelines.tokenizer.loading import batches, load_tokenizer
+from pipelines.tokenizer.tokenize import CountedTexts, read_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

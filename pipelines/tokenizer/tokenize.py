@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.data.corpus import SPLITS, read_documents, split_path
 from pipelines.megatron.indexed import write_documents
+from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import input_key
 from pipelines.tokenizer.loading import load_tokenizer
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from pipelines.tokenizer.loading import LoadedTokenizer
     from pipelines.tokenizer.spec import TokenizeSpec
 
-# Characters encoded at a time: bounds memory, and is enough for the library to share work among threads.
-BATCH_CHARACTERS = 2_000_000
-
 
 def tokenize(spec: TokenizeSpec, inputs: dict[str, Path], job: Job) -> dict[str, float | int | str]:
     """Write ``{train,validation}.{bin,idx}`` and tokens.json.
@@ -32,12 +30,13 @@ def tokenize(spec: TokenizeSpec, inputs: dict[str, Path], job: Job) -> dict[str,
         RetraceError: a damaged corpus or tokenizer.
     """
     tokenizer = load_tokenizer(inputs["tokenizer"])
+    threads = job.execution.threads if "threads" in job.execution.model_fields_set else None
     splits = {}
     for split in SPLITS:
         size = split_path(inputs["corpus"], split).stat().st_size
         with job.progress(size / 1e6, f"tokenize {split}", "megabyte") as progress:
             counted = CountedTexts(read_texts(inputs["corpus"], split), progress.advance)
-            documents = encode_documents(tokenizer, counted)
+            documents = encode_documents(tokenizer, counted, threads)
             num_documents, num_tokens = write_documents(job.out / split, documents, tokenizer.vocab_size)
         splits[split] = {"num_tokens": num_tokens, "num_bytes": counted.num_bytes, "num_documents": num_documents}
     body = {
@@ -57,30 +56,26 @@ def tokenize(spec: TokenizeSpec, inputs: dict[str, Path], job: Job) -> dict[str,
 
 
 def read_texts(corpus: Path, split: str) -> Iterator[str]:
-    """The texts of a split, in order."""
-    return (document.text for document in read_documents(corpus, split))
+    """The texts of a split, in order.
+
+    Raises:
+        RetraceError: a damaged line, or one that is not UTF-8; `data build` writes none.
+    """
+    try:
+        for document in read_documents(corpus, split):
+            # JSON can name half a surrogate pair, which is no character.
+            document.text.encode()
+            yield document.text
+    except UnicodeError as broken:
+        raise RetraceError(f"{split_path(corpus, split)} is not UTF-8 ({broken}): build the corpus again") from None
 
 
-def batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    """Texts in groups of about ``BATCH_CHARACTERS``."""
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def encode_documents(tokenizer: LoadedTokenizer, texts: Iterator[str]) -> Iterator[NDArray[np.int32]]:
+def encode_documents(
+    tokenizer: LoadedTokenizer, texts: Iterator[str], num_threads: int | None = None
+) -> Iterator[NDArray[np.int32]]:
     """Ids of every text, int32 [length + 1], ended by the end-of-document id."""
     end = np.array([tokenizer.eod_id], dtype=np.int32)
-    for batch in batches(texts):
-        for ids in tokenizer.encode_batch(batch):
-            yield np.concatenate([ids, end])
+    return (np.concatenate([ids, end]) for ids in tokenizer.encode_each(texts, num_threads))
 
 
 class CountedTexts:

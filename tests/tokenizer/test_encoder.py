@@ -1,5 +1,7 @@
 """The compiled encoder gives the ids that `tokenizers` and the expansion table give, and every text comes back."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from pipelines.tokenizer import encoder as encoder_module
+from pipelines.tokenizer import loading
 from pipelines.tokenizer.encoder import compiled_encoder
 from pipelines.tokenizer.folder import read_tokenizer, write_tokenizer
 from pipelines.tokenizer.loading import COMPILED_FROM, LoadedTokenizer, load_tokenizer
@@ -116,6 +119,45 @@ def test_a_long_batch_is_compiled_and_gives_what_short_ones_give(trained, texts)
     assert not short._compiled
 
 
+@pytest.mark.parametrize("method", ["bpe", "scaffold_bpe", "picky_bpe"])
+def test_texts_one_after_another_give_what_a_batch_gives_for_any_number_of_threads(trained, texts, method):
+    loaded = load_tokenizer(trained(method))
+    expected = [loaded.encode(text) for text in texts]
+    assert [each.tolist() for each in loaded.encode_each(iter(texts))] == expected
+    # The same again, so often that it is compiled; Python's own encoder would be at it for minutes.
+    times = 1 if method == "picky_bpe" else 1 + COMPILED_FROM // sum(map(len, texts))
+    for threads in (1, 2, 3):
+        encoded = [each.tolist() for each in loaded.encode_each(iter(texts * times), threads)]
+        assert encoded == expected * times
+    assert bool(loaded._compiled) == (method != "picky_bpe")
+
+
+@pytest.mark.parametrize("method", ["scaffold_bpe", "picky_bpe"])
+def test_texts_without_end_are_read_only_as_far_as_they_are_needed(trained, texts, method):
+    loaded = load_tokenizer(trained(method))
+    num_read = 0
+
+    def endless():
+        nonlocal num_read
+        for text in itertools.cycle(texts):
+            num_read += len(text)
+            yield text
+
+    taken = list(itertools.islice(loaded.encode_each(endless(), num_threads=2), 3 * len(texts)))
+    assert [each.tolist() for each in taken[-len(texts) :]] == [loaded.encode(text) for text in texts]
+    needed = sum(map(len, texts)) * 3
+    assert num_read < needed + COMPILED_FROM + 8 * encoder_module.TASK_BYTES
+
+
+def test_a_tokenizer_it_does_not_know_reads_texts_without_end_in_batches(texts, monkeypatch):
+    monkeypatch.setattr(loading, "BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr(loading, "COMPILED_FROM", 3000)
+    tokenizer, few = plain(ignore_merges=True), [text[:300] for text in texts[:40]]
+    encoded = itertools.islice(LoadedTokenizer(tokenizer, None).encode_each(itertools.cycle(few)), 200)
+    expected = [each.ids for each in tokenizer.encode_batch(few)]
+    assert [each.tolist() for each in encoded] == expected * 5
+
+
 def plain(**changes):
     vocabulary = {symbol: place for place, symbol in enumerate(byte_symbols())}
     tokenizer = Tokenizer(models.BPE({**vocabulary, "ab": 256}, [("a", "b")], **changes))
@@ -144,3 +186,11 @@ def test_half_a_surrogate_pair_is_no_text(folder):
     tokenizer, table = read_tokenizer(folder)
     with pytest.raises(UnicodeEncodeError):
         compiled_encoder(tokenizer, table).encode_batch(["a", "\ud800"])
+
+
+@pytest.mark.parametrize("method", ["bpe", "scaffold_bpe", "picky_bpe"])
+@pytest.mark.parametrize("long", [False, True])
+def test_half_a_surrogate_pair_is_refused_in_short_and_long_batches(trained, method, long):
+    encoded = load_tokenizer(trained(method)).encode_each(["a" * (COMPILED_FROM * long), "\ud800"])
+    with pytest.raises(UnicodeEncodeError):
+        list(encoded)

@@ -110,6 +110,42 @@ def test_token_files_hold_every_document_and_its_end(run_verb, trained, corpus, 
     assert validation.num_documents == body["splits"]["validation"]["num_documents"] > 0
 
 
+def test_threads_change_no_token_file(run_cli, trained, corpus, tmp_path):
+    files = {}
+    for threads in (1, 3):
+        out = tmp_path / str(threads)
+        run_cli(
+            "tokenizer", "tokenize", "--corpus", corpus, "--tokenizer", trained("scaffold_bpe"), "--out", out,
+            execution={"threads": threads},
+        )  # fmt: skip
+        names = ("train.bin", "train.idx", "validation.bin", "validation.idx", "tokens.json")
+        files[threads] = [(out / name).read_bytes() for name in names]
+    assert files[1] == files[3]
+
+
+def test_memory_does_not_grow_with_the_corpus(run_cli, trained, texts, write_corpus, tmp_path):
+    peaks = []
+    for times in (3, 40):
+        out = tmp_path / str(times)
+        corpus = write_corpus(texts * times, texts[:1])
+        run_cli("tokenizer", "tokenize", "--corpus", corpus, "--tokenizer", trained("scaffold_bpe"), "--out", out)
+        record = read_record(out)
+        assert (out / "train.bin").stat().st_size > 200_000 * times
+        peaks.append(record["peak_memory_bytes"])
+    # 35 MB more text; how many groups of texts wait at a time differs a little from run to run.
+    assert peaks[1] < peaks[0] + 15_000_000
+
+
+@pytest.mark.parametrize("text", [b'"\\ud800"', b'"\xff"'])
+def test_a_corpus_that_is_not_utf_8_is_named(run_verb, trained, write_corpus, tmp_path, text):
+    corpus = write_corpus(["a"])
+    with (corpus / "train.jsonl").open("ab") as file:
+        file.write(b'{"id": "b", "domain": "d", "text": %s}\n' % text)
+    with pytest.raises(RetraceError, match=r"train\.jsonl is not UTF-8 .*build the corpus again"):
+        run_verb("tokenize", {}, tmp_path / "tokens", corpus=corpus, tokenizer=trained("bpe"))
+    assert not (tmp_path / "tokens").exists()
+
+
 def test_measures_equal_their_definitions_counted_by_hand(run_verb, write_corpus, tmp_path):
     train, held_out = ["aaaa aaaa bb\n"], ["aaaa é <|endoftext|>"]
     corpus = write_corpus(train, held_out)
