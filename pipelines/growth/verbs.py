@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipelines.growth.spec import GrowSpec, GrowthSpec
 from pipelines.megatron.layout import check_layout
-from pipelines.runs.verb import Execution, Verb
+from pipelines.runs.verb import Command, Execution, Verb
 
 
 def check(spec: GrowthSpec, execution: Execution) -> None:
@@ -12,7 +12,7 @@ def check(spec: GrowthSpec, execution: Execution) -> None:
     check_layout(execution, None, spec.model, spec.training)
 
 
-VERBS = {
+VERBS: dict[str, Verb | Command] = {
     "train": Verb(
         help="Grow a base model and train it, at FLOPs matched to training the target from scratch.",
         implementation="pipelines.growth.training:train",
@@ -28,5 +28,13 @@ VERBS = {
         spec=GrowSpec,
         inputs={"input": "checkpoint of the base model"},
         packages=("torch",),
+    ),
+    "guideline": Command(
+        help="Print growth timing and factor by the published rules, inside the range they were fitted for.",
+        implementation="pipelines.growth.law_commands:guideline",
+    ),
+    "fit-law": Command(
+        help="Fit a law of the best growth timing to finished runs or to a file of points.",
+        implementation="pipelines.growth.law_commands:fit_law_command",
     ),
 }
