@@ -22,7 +22,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import graph, machine, mirror, planning, startup, store, tokenizer_training
+from benchmarks import (
+    graph,
+    machine,
+    mirror,
+    planning,
+    startup,
+    store,
+    tokenizer_encoding,
+    tokenizer_files,
+    tokenizer_training,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 Figures = dict[str, Any]
@@ -38,6 +48,9 @@ AT_MOST = {
     "restore.default.restore_seconds": 60,
     "tokenizer_training.vocab_8192.peak_share": 1,
     "tokenizer_training.vocab_32768.peak_share": 1,
+    "tokenizer_encoding.expansion_adds": 0.1,
+    "tokenizer_files.growth.seconds_a_megabyte_ratio": 1.3,
+    "tokenizer_files.growth.peak_ratio": 1.2,
     "default.default_cold_seconds": 900,
     "default.default_peak_gb": 8,
     "default.default_up_to_date_seconds": 3,
@@ -47,6 +60,8 @@ AT_LEAST = {
     "training.training_speed.bf16.ratio": 1.2,
     "tokenizer_training.vocab_8192.times_faster": 2,
     "tokenizer_training.vocab_32768.times_faster": 4,
+    "tokenizer_encoding.times_hugging_face": 1.5,
+    "tokenizer_encoding.times_tiktoken": 1,
 }
 
 
@@ -102,6 +117,8 @@ PARTS: dict[str, Callable[[Workspace], Figures]] = {
     "mirror": lambda work: mirror.measure(work.folder / "mirror"),
     "training": training_speed,
     "tokenizer_training": lambda work: tokenizer_training.measure(work.folder / "tokenizer_training"),
+    "tokenizer_encoding": lambda work: tokenizer_encoding.measure(work.folder / "tokenizer_encoding"),
+    "tokenizer_files": lambda work: tokenizer_files.measure(work.folder / "tokenizer_files"),
     "default": lambda work: work.default[1],
     "restore": restore,
 }

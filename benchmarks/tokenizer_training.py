@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,22 @@ tokenizer.train([text], trainer)
 tokenizer.save(out)
 """
 
+# A process's peak is never below that of the one that started it, so this one starts a small one that starts it.
+STARTER = """
+import json, os, sys, time
+
+started = time.monotonic()
+process = os.fork()
+if not process:
+    os.dup2(2, 1)
+    os.execv(sys.argv[1], sys.argv[1:])
+_, status, usage = os.wait4(process, 0)
+seconds = time.monotonic() - started
+cpu_seconds = usage.ru_utime + usage.ru_stime
+print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": usage.ru_maxrss * 1024}))
+sys.exit(os.waitstatus_to_exitcode(status) != 0)
+"""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -55,16 +70,15 @@ class Run:
 
 def run(command: list[str], environment: dict[str, str]) -> Run:
     """Run a process to its end; the kernel tells its time and its peak."""
-    started = time.monotonic()
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=said, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.monotonic() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        starter = [sys.executable, "-I", "-S", "-c", STARTER, *command]
+        done = subprocess.run(
+            starter, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=said, text=True
+        )
+        if done.returncode:
             said.seek(0)
             sys.exit(f"{' '.join(command)} failed:\n{said.read().decode()}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return Run(**json.loads(done.stdout))
 
 
 def ours(text: Path, scratch: Path, vocab_size: int, method: str = "bpe", cache: Path | None = None) -> Run:
