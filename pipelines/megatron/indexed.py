@@ -11,6 +11,7 @@ A test holds both directions equal to ``IndexedDatasetBuilder`` and ``IndexedDat
 from __future__ import annotations
 
 import struct
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ def write_documents(prefix: Path, documents: Iterable[NDArray[Any]], vocab_size:
     """
     prefix = Path(prefix)
     dtype = np.dtype(token_dtype(vocab_size))
-    lengths: list[int] = []
+    lengths = array("i")
     with bin_path(prefix).open("wb") as file:
         for ids in documents:
             if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
@@ -103,7 +104,7 @@ def write_documents(prefix: Path, documents: Iterable[NDArray[Any]], vocab_size:
                 )
             file.write(np.ascontiguousarray(ids, dtype=dtype).tobytes())
             lengths.append(len(ids))
-    sizes = np.array(lengths, dtype=np.int64)
+    sizes = np.frombuffer(lengths, dtype=np.intc).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]) * dtype.itemsize if lengths else sizes
     code = next(code for code, kind in TYPE_CODES.items() if kind == dtype.type)
     with idx_path(prefix).open("wb") as file:

@@ -54,7 +54,12 @@ class LoadedTokenizer(ByteTokenizer):
         self._compiled: dict[bool, CompiledEncoder | None] = {}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without an end-of-document mark."""
+        """Ids of a text, without an end-of-document mark.
+
+        Raises:
+            UnicodeEncodeError: it holds half of a surrogate pair, which is no character.
+        """
+        text.encode()
         ids: list[int] = self._expand(np.array(self.encoder.encode(text).ids, dtype=np.int32)).tolist()
         return ids
 

@@ -194,3 +194,5 @@ def test_half_a_surrogate_pair_is_refused_in_short_and_long_batches(trained, met
     encoded = load_tokenizer(trained(method)).encode_each(["a" * (COMPILED_FROM * long), "\ud800"])
     with pytest.raises(UnicodeEncodeError):
         list(encoded)
+    with pytest.raises(UnicodeEncodeError):
+        load_tokenizer(trained(method)).encode("a\ud800")

@@ -15,6 +15,7 @@ from pipelines.runs.methods import list_methods, resolve_method
 from pipelines.tokenizer.from_iterator import train_from_iterator
 from pipelines.tokenizer.loading import load_tokenizer
 from pipelines.tokenizer.patterns import PATTERNS, pattern_of
+from pipelines.tokenizer.protocol import to_symbols
 from pipelines.tokenizer.spec import TokenizerSpec
 from pipelines.tokenizer.train import learn_vocabulary
 from pipelines.tokenizer.words import make_words
@@ -53,6 +54,35 @@ def test_files_and_texts_in_memory_make_the_same_tokenizer(from_files, texts, tm
     assert as_bytes == learned
     with pytest.raises(RetraceError, match="exists: remove it"):
         train_from_iterator(texts, tmp_path / "t", **SPEC)
+
+
+@pytest.mark.parametrize("method", ["bpe", "scaffold_bpe", "picky_bpe"])
+def test_the_order_of_documents_changes_nothing(method, texts, tmp_path):
+    spec = {"method": method, "vocab_size": 700}
+    shuffled = random.Random(0).sample(texts[:60], 60)
+    assert shuffled != texts[:60]
+    train_from_iterator(texts[:60], tmp_path / "in_order", **spec)
+    for threads in (1, 2):
+        train_from_iterator(shuffled, tmp_path / f"shuffled{threads}", threads=threads, **spec)
+        for file in (tmp_path / "in_order").iterdir():
+            assert (tmp_path / f"shuffled{threads}" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_the_side_file_lists_merges_scaffolds_and_frequencies_as_learned(from_files):
+    body = json.loads((from_files / "scaffold.json").read_text(encoding="utf-8"))
+    merges = [(left, right) for left, right in body["merges"]]
+    assert len(set(merges)) == len(merges)
+    made = [left + right for left, right in merges]
+    alphabet = {to_symbols(bytes([byte])) for byte in range(256)}
+    known = alphabet | set(made)
+    for place, (left, right) in enumerate(merges):
+        assert {left, right} <= alphabet | set(made[:place]), "parts are learned before the whole"
+    scaffolds = body["scaffold_tokens"]
+    assert scaffolds
+    assert len(set(scaffolds)) == len(scaffolds)
+    assert set(scaffolds) <= set(made)
+    assert set(body["frequencies"]) <= known | {"<|endoftext|>"}
+    assert set(body["frequencies"]) >= set(made)
 
 
 def test_tables_of_parts_make_the_tokenizer_of_the_whole(from_files, folder, run_verb, tmp_path):
