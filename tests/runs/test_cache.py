@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runs.cache import OBJECT_MODE, Cache, CacheSettings, FileEntry, ObjectFault, cache_settings, file_md5
+from pipelines.runs.cache import (
+    CHUNK,
+    OBJECT_MODE,
+    Cache,
+    CacheSettings,
+    FileEntry,
+    ObjectFault,
+    cache_settings,
+    file_md5,
+)
 from pipelines.runs.errors import RetraceError
 
 LEVELS = ("system", "global", "repo", "local")
@@ -215,6 +224,23 @@ def test_a_missing_or_damaged_object_is_no_file_and_is_removed(cache, tmp_path, 
     assert not (tmp_path / "restored").is_symlink()
     assert not (tmp_path / "restored").exists()
     assert not cache.path(entry.md5).exists()
+
+
+@pytest.mark.parametrize("size", [0, CHUNK - 1, CHUNK, 3 * CHUNK + 7])
+def test_a_file_of_any_number_of_chunks_is_copied_and_its_every_chunk_verified(cache, tmp_path, size):
+    file = tmp_path / "weights"
+    file.write_bytes(os.urandom(size))
+    entry = cache.add(file)
+    of_type(cache, "copy").restore(entry, tmp_path / "restored")
+    assert (tmp_path / "restored").read_bytes() == file.read_bytes()
+    for place in {size // 2, size - 1} if size else ():
+        damaged = bytearray(file.read_bytes())
+        damaged[place] ^= 1
+        cache.path(entry.md5).unlink(missing_ok=True)
+        cache.path(entry.md5).write_bytes(damaged)
+        with pytest.raises(ObjectFault, match="damaged"):
+            of_type(cache, "copy").restore(entry, tmp_path / "another")
+        assert not (tmp_path / "another").exists()
 
 
 def test_a_group_shares_folders_that_its_members_may_write_to(tmp_path):
