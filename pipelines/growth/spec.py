@@ -25,3 +25,4 @@ class GrowSpec(Spec):
 
     method: dict[str, Any] = Field(description="growth method and its hyper-parameters")
     seed: int = Field(0, ge=0, description="of what the method draws at random")
+    certify: bool = Field(True, description="measure what growth did to the function, in float64, into run.json")
