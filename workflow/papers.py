@@ -15,6 +15,8 @@ from workflow.plan import Plan, Values, overridden, setting
 from workflow.schemas.paper import Paper, Row, Table, load_paper
 from workflow.schemas.params import MethodParams, Params, load_params
 
+GROWTH_POLICIES = ("optimizer_policy", "schedule_policy", "data_policy")
+
 
 def plan_papers(config: dict[str, Any], root: str) -> PaperPlan:
     """Check parameters and papers, and plan every job they need.
@@ -189,20 +191,34 @@ class PaperPlan(Plan):
         return self.add(path, "pretrain", "train", {**overridden(base, own), "seed": seed}, tokens=self.tokens(method))
 
     def grown(self, method: str, overrides: Values, seed: int) -> str:
-        """A grown model, or one trained from scratch beside it."""
-        growth, pretrain = self.params.growth, self.params.pretrain
+        """A grown model, or one trained from scratch beside it.
+
+        Keys that start with ``pretrain.`` set the base model's spec.
+        """
+        growth, pretrain = self.params.growth, self.params.pretrain.model_dump(mode="json")
         base: Values = {
             "method": self.methods.of("growth", method),
-            "model": {**_given(pretrain.model), **_given(growth.model)},
-            "training": {**_given(pretrain.training), **_given(growth.training)},
+            "model": {**_given(self.params.pretrain.model), **_given(growth.model)},
+            "training": {**_given(self.params.pretrain.training), **_given(growth.training)},
         }
+        own = {key: value for key, value in overrides.items() if not key.startswith("pretrain.")}
+        start = None
+        if "base" in method_card("growth", method).requires:
+            # Scratch has no policies of growth: changing them is not to train it again.
+            base |= {policy: getattr(growth, policy) for policy in GROWTH_POLICIES}
+            upstream = {key.removeprefix("pretrain."): overrides[key] for key in overrides if key not in own}
+            if overridden(base, own)["optimizer_policy"] != "fresh":
+                upstream["training.save_optim"] = True
+            start = self.pretrained(upstream, seed)
+        elif len(own) < len(overrides):
+            raise RetraceError(f"{', '.join(sorted(set(overrides) - set(own)))}: {method} starts from no base model")
         return self.add(
-            f"results/growth/{method}/{setting(base, overrides)}/seed{seed}",
+            f"results/growth/{method}/{setting({**base, 'pretrain': pretrain}, overrides)}/seed{seed}",
             "growth",
             "train",
-            {**overridden(base, overrides), "seed": seed},
+            {**overridden(base, own), "seed": seed},
             tokens=self.tokens(self.params.tokenizer.method),
-            base=self.pretrained({}, seed) if "base" in method_card("growth", method).requires else None,
+            base=start,
         )
 
     def experts(self, method: str, overrides: Values, seed: int) -> str:

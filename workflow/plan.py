@@ -7,6 +7,8 @@ data and path names; no torch is imported, and nothing is read but the parameter
 from __future__ import annotations
 
 import json
+import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from pipelines.runs.lifecycle import validate_spec
 from pipelines.runs.verb import job_verb
 
 Values = dict[str, Any]
+MULTIPLE = re.compile(r"(\d+(?:\.\d+)?)x")
 
 
 @dataclass(frozen=True)
@@ -89,17 +92,36 @@ class Plan:
         return content_digest(Path(path))
 
 
+def relative(base: Values, overrides: Values) -> Values:
+    """Overrides with every ``0.5x`` made that multiple of the parameter's number; of a whole number, a whole one.
+
+    Raises:
+        RetraceError: the parameter is no number.
+    """
+    resolved = {}
+    for key, value in overrides.items():
+        resolved[key] = value
+        if isinstance(value, str) and (multiple := MULTIPLE.fullmatch(value)):
+            given = _get(base, key)
+            if isinstance(given, bool) or not isinstance(given, int | float):
+                raise RetraceError(f"{key}: {value} is a multiple of a number, and params.yaml gives {given!r}")
+            times = float(multiple[1]) * given
+            resolved[key] = math.floor(times + 0.5) if isinstance(given, int) else times
+    return resolved
+
+
 def setting(base: Values, overrides: Values) -> str:
     """Name of a variant: the overrides that differ from the parameters, as ``key=value,key=value``, or ``default``."""
+    overrides = relative(base, overrides)
     changed = {key: value for key, value in overrides.items() if _get(base, key) != value}
     parts = [f"{key}={_plain(changed[key])}" for key in sorted(changed)]
     return ",".join(parts) if parts else "default"
 
 
 def overridden(base: Values, overrides: Values) -> Values:
-    """A copy of a nested dict with dotted keys replaced."""
+    """A copy of a nested dict with dotted keys replaced; ``0.5x`` is half of what is there."""
     result: Values = json.loads(json.dumps(base))
-    for key, value in overrides.items():
+    for key, value in relative(base, overrides).items():
         *parents, last = key.split(".")
         inner = result
         for parent in parents:

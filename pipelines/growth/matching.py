@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.megatron.flops import training_flops_per_token
-from pipelines.megatron.spec import ModelSpec, TrainingSpec
+from pipelines.megatron.spec import ModelSpec
 from pipelines.runs.errors import RetraceError
-from pipelines.runs.verb import parse_spec
 
 if TYPE_CHECKING:
     from pipelines.growth.protocol import GrowthMethod
+    from pipelines.megatron.spec import TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,6 @@ def match_flops(model: ModelSpec, training: TrainingSpec, vocab_size: int, base_
             f"{budget:.3g}: raise training.train_iters, or train the base for less"
         )
     return Matched(steps, budget, base_flops, abs(base_flops + steps * step - budget) / step)
-
-
-def shortened(training: TrainingSpec, train_iters: int) -> TrainingSpec:
-    """The scratch run's training, over the steps that are left: the schedule is stretched over them anew.
-
-    Raises:
-        RetraceError: the warm-up or the decay no longer fits.
-    """
-    left = {**training.model_dump(), "train_iters": train_iters}
-    spec = parse_spec(TrainingSpec, left, f"training, over the {train_iters} steps that the base's FLOPs leave")
-    assert isinstance(spec, TrainingSpec)
-    return spec
 
 
 def check_target(method: GrowthMethod, base: dict[str, Any], target: ModelSpec) -> ModelSpec:

@@ -9,6 +9,10 @@ from pydantic import Field
 from pipelines.megatron.spec import ModelSpec, TrainingSpec
 from pipelines.runs.verb import Spec
 
+OptimizerPolicy = Literal["fresh", "copy", "project", "zero_new"]
+SchedulePolicy = Literal["restart", "continue", "rewarm", "WSD"]
+DataPolicy = Literal["disjoint", "continue", "restart"]
+
 
 class GrowthSpec(Spec):
     """Growth, then training at a budget of FLOPs that counts the base model's."""
@@ -16,7 +20,21 @@ class GrowthSpec(Spec):
     method: dict[str, Any] = Field(description="growth method and its hyper-parameters")
     model: ModelSpec = Field(description="the target model, after growth")
     training: TrainingSpec = Field(description="train_iters is the scratch run's, which sets the FLOPs budget")
-    optimizer_policy: Literal["fresh"] = Field("fresh", description="AdamW and the schedule start anew after growth")
+    optimizer_policy: OptimizerPolicy = Field(
+        "fresh",
+        description="AdamW's moments after growth: zeros, the base's with each copied unit, the base's as the growth "
+        "maps gradients, or the base's for old units alone",
+    )
+    schedule_policy: SchedulePolicy = Field(
+        "restart",
+        description="learning rate after growth: all anew, scratch's at the same FLOPs, that after a warm-up, or on "
+        "in the stable phase and down at the end",
+    )
+    data_policy: DataPolicy = Field(
+        "disjoint",
+        description="sequences after growth: none of the base's, the next even when the corpus begins again, or the "
+        "base's from the first",
+    )
     seed: int = Field(0, ge=0, description="initial weights and data order")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pipelines.growth.matching import check_target, match_flops, shortened
+from pipelines.growth.data_ledger import place_data
+from pipelines.growth.matching import check_target, match_flops
 from pipelines.growth.protocol import declared
+from pipelines.growth.schedules import restarted_scratch, schedule_after_growth
 from pipelines.megatron.checkpoint import read_config, read_tensors
 from pipelines.megatron.data import open_tokens
 from pipelines.megatron.ledger import check_vocabulary, continuation
@@ -15,6 +18,7 @@ from pipelines.runs.methods import load_method
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pipelines.growth.matching import Matched
     from pipelines.growth.protocol import GrowthMethod
     from pipelines.growth.spec import GrowthSpec
     from pipelines.megatron.spec import TrainingSpec
@@ -24,58 +28,93 @@ if TYPE_CHECKING:
 def train(spec: GrowthSpec, inputs: dict[str, Path], job: Job) -> dict[str, float | int | str]:
     """Train the target model on the budget of ``training.train_iters`` steps from scratch.
 
-    A grown model trains for the steps its base's FLOPs leave, on the sequences that come after the base's in the
-    data order, with a fresh optimizer and a fresh schedule. Logged tokens and FLOPs include the base's.
+    A grown model trains for the steps its base's FLOPs leave, with optimizer, learning rate and data by the spec's
+    policies. Logged tokens and FLOPs include the base's.
 
     Raises:
-        RetraceError: base, target, method and tokens do not fit each other.
+        RetraceError: base, target, method, policies and tokens do not fit each other; nothing is written.
     """
     method: GrowthMethod = load_method("growth", spec.method)
     base = inputs.get("base")
-    if "base" in method.requires:
-        assert base is not None, "the framework refuses a missing required input"
-        return _train_grown(spec, method, base, inputs["tokens"], job)
-    if base is not None:
-        raise RetraceError(f"--base: method {spec.method['name']} grows nothing; leave it out")
-    return _run(spec, spec.training, inputs["tokens"], job, {})
+    if "base" not in method.requires:
+        if base is not None:
+            raise RetraceError(f"--base: method {spec.method['name']} grows nothing; leave it out")
+        return _run(spec, spec.training, inputs["tokens"], job, {})
+    assert base is not None, "the framework refuses a missing required input"
+    if method.axis == "none":
+        return _train_control(spec, base, inputs["tokens"], job)
+    return _train_grown(spec, method, base, inputs["tokens"], job)
 
 
 def _train_grown(
     spec: GrowthSpec, method: GrowthMethod, base: Path, tokens: Path, job: Job
 ) -> dict[str, float | int | str]:
+    from pipelines.growth.optimizer_state import describe_state, grown_state
+
     config, artifact = read_config(base), open_tokens(tokens)
     model = check_target(method, config, spec.model)
     check_vocabulary(config, artifact, "base")
     before = continuation(config, spec.model, spec.seed, "base")
     matched = match_flops(spec.model, spec.training, artifact.vocab_size, before["flops_offset"])
-    training = shortened(spec.training, matched.train_iters)
+    schedule = schedule_after_growth(spec.schedule_policy, spec.training, matched.train_iters, config)
+    sequences = matched.train_iters * spec.training.global_batch_size
+    epoch = (artifact.splits["train"]["num_tokens"] - 1) // spec.model.seq_length
+    ledger = place_data(spec.data_policy, before["start_sequence"], sequences, epoch)
+    optimizer_state = grown_state(spec.optimizer_policy, method, model, base, spec.seed)
     initial = dict(method.grow(model, read_tensors(base), spec.seed))
     job.say(
-        f"grown from {model.num_layers} to {spec.model.num_layers} layers; {training.train_iters} steps of "
+        f"grown from {model.num_layers} to {spec.model.num_layers} layers; {matched.train_iters} steps of "
         f"{spec.training.train_iters} are left after the base's FLOPs"
     )
-    final = _run(spec, training, tokens, job, {"initial": initial, **before})
-    read = before["start_sequence"] + matched.train_iters * training.global_batch_size
+    options = {**before, "start_sequence": ledger.start_sequence, "schedule": schedule}
+    final = _run(
+        spec, _of_length(spec, matched), tokens, job, options, initial=initial, optimizer_state=optimizer_state
+    )
     job.record(
         **declared(method, model),
-        optimizer_policy=spec.optimizer_policy,
-        train_iters=matched.train_iters,
-        base_flops=matched.base_flops,
-        flops_budget=matched.budget,
-        flops_matched_within_steps=matched.within_steps,
-        start_sequence=before["start_sequence"],
-        # 0 unless base and target together read more than the corpus has.
-        num_repeated_sequences=max(0, read - (artifact.splits["train"]["num_tokens"] - 1) // spec.model.seq_length),
+        **describe_state(spec.optimizer_policy, optimizer_state),
+        schedule_policy=spec.schedule_policy,
+        data_policy=spec.data_policy,
+        **_describe_budget(matched),
+        **asdict(ledger),
     )
+    return {**final, "base_tokens": before["tokens_offset"]}
+
+
+def _train_control(spec: GrowthSpec, base: Path, tokens: Path, job: Job) -> dict[str, float | int | str]:
+    if (spec.optimizer_policy, spec.schedule_policy) != ("fresh", "restart"):
+        raise RetraceError(
+            "method scratch_restart is the control of optimizer_policy fresh and schedule_policy restart, not of "
+            f"{spec.optimizer_policy} and {spec.schedule_policy}: give its row these two, or leave it out"
+        )
+    artifact, config = open_tokens(tokens), read_config(base)
+    matched = match_flops(spec.model, spec.training, artifact.vocab_size, config.get("flops_spent", 0))
+    schedule = restarted_scratch(spec.training, matched.train_iters)
+    final = _run(spec, spec.training, tokens, job, {"schedule": schedule})
+    job.record(restart_after=schedule.parts[0].train_iters, **_describe_budget(matched))
     return final
 
 
+def _of_length(spec: GrowthSpec, matched: Matched) -> TrainingSpec:
+    # The schedule says how the learning rate goes; the rest of the training is scratch's.
+    return spec.training.model_copy(update={"train_iters": matched.train_iters})
+
+
+def _describe_budget(matched: Matched) -> dict[str, float | int]:
+    return {
+        "train_iters": matched.train_iters,
+        "base_flops": matched.base_flops,
+        "flops_budget": matched.budget,
+        "flops_matched_within_steps": matched.within_steps,
+    }
+
+
 def _run(
-    spec: GrowthSpec, training: TrainingSpec, tokens: Path, job: Job, options: dict[str, Any]
+    spec: GrowthSpec, training: TrainingSpec, tokens: Path, job: Job, options: dict[str, Any], **start: Any
 ) -> dict[str, float | int | str]:
     # Loads megatron, so only once everything has been checked.
     from pipelines.megatron.training import train as train_model
 
-    final = train_model(spec.model, None, training, spec.seed, tokens, job, **options)
+    final = train_model(spec.model, None, training, spec.seed, tokens, job, **options, **start)
     job.record(num_parameters=final["num_parameters"])
     return final

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FORMAT = "retrace-megatron-1"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
+OPTIMIZER_INDEX = "optimizer.safetensors.index.json"
 MAX_SHARD_BYTES = 2**30
 REQUIRED = ("model", "experts", "vocab_size")
 
@@ -46,6 +47,32 @@ def read_config(path: Path) -> dict[str, Any]:
         raise RetraceError(f"{file} lacks {', '.join(lacking)}: the checkpoint is damaged, train it again")
     _weight_map(path)
     return config
+
+
+def read_optimizer(path: Path, name: str) -> tuple[int, LazyTensors]:
+    """AdamW's state beside a checkpoint's weights.
+
+    Args:
+        name: the input's name, for messages.
+
+    Returns:
+        updates behind it, and tensors by ``exp_avg/<global name>`` and ``exp_avg_sq/<global name>``.
+
+    Raises:
+        RetraceError: the checkpoint has none, or it is damaged.
+    """
+    read_config(path)
+    index = path / OPTIMIZER_INDEX
+    if not index.is_file():
+        raise RetraceError(
+            f"--{name} has no optimizer state ({path} has no {OPTIMIZER_INDEX}): train it with "
+            "training.save_optim: true, or choose optimizer_policy: fresh"
+        )
+    try:
+        step = int(json.loads(index.read_text(encoding="utf-8"))["metadata"]["step"])
+    except (ValueError, KeyError):
+        raise RetraceError(f"{index} is damaged: train the checkpoint again") from None
+    return step, LazyTensors(path, _weight_map(path, OPTIMIZER_INDEX))
 
 
 def read_tensors(path: Path, framework: str = "pt") -> LazyTensors:
@@ -107,6 +134,29 @@ def write_checkpoint(
         config: as ``read_config`` returns; ``format`` is added.
         tensors: by global name, in the order they are to be stored.
     """
+    _write_shards(out, INDEX, tensors, max_shard_bytes, {})
+    _write_json(out / CONFIG, {"format": FORMAT, **config})
+
+
+def write_optimizer(
+    out: Path, step: int, moments: Iterable[tuple[str, Tensor]], *, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Write AdamW's state beside weights that are still to come, as ``read_optimizer`` reads it.
+
+    Args:
+        step: updates behind it.
+        moments: (``exp_avg/<global name>`` or ``exp_avg_sq/<global name>``, tensor).
+    """
+    _write_shards(out, OPTIMIZER_INDEX, moments, max_shard_bytes, {"step": step})
+
+
+def _write_shards(
+    out: Path,
+    index: str,
+    tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
+    max_shard_bytes: int,
+    metadata: dict[str, int],
+) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -130,11 +180,10 @@ def write_checkpoint(
     flush()
     weight_map = {}
     for number, names in enumerate(written):
-        shard = f"model-{number + 1:05d}-of-{len(written):05d}.safetensors"
+        shard = f"{index.split('.')[0]}-{number + 1:05d}-of-{len(written):05d}.safetensors"
         (out / f"shard-{number}.partial").rename(out / shard)
         weight_map.update(dict.fromkeys(names, shard))
-    _write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    _write_json(out / CONFIG, {"format": FORMAT, **config})
+    _write_json(out / index, {"metadata": {"total_size": total, **metadata}, "weight_map": weight_map})
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -148,8 +197,8 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=rank)
 
 
-def _weight_map(path: Path) -> dict[str, str]:
-    index = path / INDEX
+def _weight_map(path: Path, name: str = INDEX) -> dict[str, str]:
+    index = path / name
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError):

@@ -70,7 +70,7 @@ def initialise(model: Gpt, seed: int, std: float, initial: Mapping[str, Tensor] 
     for local, name in global_names(model).items():
         parameter = parameters[local]
         if initial is not None:
-            parameter.copy_(_given(initial, name, parameter))
+            parameter.copy_(given_tensor(initial, name, parameter, "the initial weights"))
             continue
         generator = torch.Generator().manual_seed(seed_of(seed, name))
         if (own := getattr(parameter, "initialise", None)) is not None:
@@ -84,14 +84,22 @@ def initialise(model: Gpt, seed: int, std: float, initial: Mapping[str, Tensor] 
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std * scale, generator=generator))
 
 
-def _given(initial: Mapping[str, Tensor], name: str, parameter: Tensor) -> Tensor:
-    if name not in initial:
-        raise RetraceError(f"the initial weights lack {name}: the model's spec and the checkpoint do not agree")
-    tensor = initial[name]
-    if tensor.shape != parameter.shape:
+def given_tensor(tensors: Mapping[str, Tensor], name: str, like: Tensor, what: str) -> Tensor:
+    """A tensor by global name, checked against what it is to fill.
+
+    Args:
+        what: whose tensors these are, for messages.
+
+    Raises:
+        RetraceError: no such tensor, or one of another shape.
+    """
+    if name not in tensors:
+        raise RetraceError(f"{what} lack {name}: the model's spec and the checkpoint do not agree")
+    tensor = tensors[name]
+    if tensor.shape != like.shape:
         raise RetraceError(
-            f"the initial weights have {name} as {list(tensor.shape)} where the model's spec makes it "
-            f"{list(parameter.shape)}: give the spec the checkpoint's sizes"
+            f"{what} have {name} as {list(tensor.shape)} where the model's spec makes it "
+            f"{list(like.shape)}: give the spec the checkpoint's sizes"
         )
     return tensor
 

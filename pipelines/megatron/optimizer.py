@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 import pipelines.megatron.backend
 
@@ -15,9 +18,27 @@ from megatron.core.optimizer.optimizer import FP32Optimizer
 from megatron.core.optimizer.optimizer_config import OptimizerConfig
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
+from pipelines.megatron.initialisation import given_tensor, global_names
+
 if TYPE_CHECKING:
     from pipelines.megatron.model import Gpt
+    from pipelines.megatron.schedule import Schedule
     from pipelines.megatron.spec import TrainingSpec
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """AdamW's state of a whole model.
+
+    Attributes:
+        step: updates behind it; what bias correction goes by.
+        moments: ``exp_avg`` and ``exp_avg_sq`` -> global name -> tensor.
+    """
+
+    step: int
+    moments: Mapping[str, Mapping[str, Tensor]]
 
 
 class FusedAdamW:
@@ -61,6 +82,13 @@ class FusedAdamW:
                 eps=self.eps,
                 maximize=False,
             )
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def reset(self) -> None:
+        """Forget every moment and the count of steps."""
+        for state in self.state.values():
+            for tensor in state.values():
+                tensor.zero_()
 
 
 class AdamW(FP32Optimizer):
@@ -123,7 +151,9 @@ def build_optimizer(model: Gpt, training: TrainingSpec) -> AdamW:
 
 
 def build_scheduler(optimizer: Any, training: TrainingSpec) -> OptimizerParamScheduler:
-    """megatron's scheduler in steps; call ``step(1)`` before each update, so that step k runs at lr(k), k from 1.
+    """megatron's scheduler of one whole schedule, in steps.
+
+    ``step(1)`` is called before each update, so that step k runs at lr(k), k from 1.
 
     lr(k) is ``lr k / warmup`` up to the warm-up's end; then, with r the part of the rest that is over, from ``lr`` to
     ``min_lr`` by a half cosine or linearly in r, or not at all (constant), or (WSD) linearly over the last
@@ -135,7 +165,7 @@ def build_scheduler(optimizer: Any, training: TrainingSpec) -> OptimizerParamSch
         max_lr=training.lr,
         min_lr=training.min_lr,
         lr_warmup_steps=training.lr_warmup_iters,
-        lr_decay_steps=training.train_iters,
+        lr_decay_steps=max(training.train_iters, 1),  # a model left untrained has no schedule
         lr_decay_style=training.lr_decay_style,
         start_wd=training.weight_decay,
         end_wd=training.weight_decay,
@@ -146,7 +176,41 @@ def build_scheduler(optimizer: Any, training: TrainingSpec) -> OptimizerParamSch
     )
 
 
+class Scheduler:
+    """The learning rate of a run from its place in a schedule; stepped and resumed as megatron's scheduler is."""
+
+    def __init__(self, optimizer: AdamW, schedule: Schedule) -> None:
+        self.schedule, self.num_steps = schedule, 0
+        self._optimizer = optimizer
+        self._parts = [build_scheduler(optimizer, part) for part in schedule.parts]
+        self.step(0)
+
+    def step(self, increment: int) -> None:
+        """Go on by ``increment`` steps and set the learning rate and weight decay of every parameter group."""
+        self.num_steps += increment
+        part, place = self.schedule.place(self.num_steps)
+        self._parts[part].num_steps = place
+        self._parts[part].step(0)
+        for group in self._optimizer.param_groups:
+            group["lr"] *= self.schedule.rewarmed(self.num_steps)
+
+
 def _sum_of_squares(tensors: list[torch.Tensor]) -> torch.Tensor:
     if not tensors:
         return torch.zeros((), device=pipelines.megatron.backend.device())
     return torch.stack(torch._foreach_norm(tensors)).square().sum()
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def load_state(optimizer: AdamW, model: Gpt, state: OptimizerState) -> None:
+    """Fill an optimizer's moments and step count.
+
+    Raises:
+        RetraceError: moments of a parameter are missing or of another shape.
+    """
+    parameters = dict(model.named_parameters())
+    for local, name in global_names(model).items():
+        mine = optimizer.optimizer.state[parameters[local]]
+        mine["step"].fill_(state.step)
+        for kind in MOMENTS:
+            mine[kind].copy_(given_tensor(state.moments[kind], name, mine[kind], f"the optimizer's moments ({kind})"))

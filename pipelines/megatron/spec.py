@@ -74,6 +74,7 @@ class TrainingSpec(Spec):
     log_interval: int = Field(10, ge=1)
     eval_interval: int | None = Field(None, ge=1, description="default: only at the end")
     eval_tokens: int | None = Field(None, ge=1, description="validation tokens an evaluation; default: all")
+    save_optim: bool = Field(False, description="AdamW's moments beside the weights, for growth to take over")
 
     @model_validator(mode="after")
     def _schedule(self) -> Self:

@@ -17,11 +17,10 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, get_moe_layer_wise_logging_tracker
 
-from pipelines.megatron.optimizer import AdamW, build_optimizer, build_scheduler
+from pipelines.megatron.optimizer import AdamW, OptimizerState, Scheduler, build_optimizer, load_state
+from pipelines.megatron.schedule import Schedule
 
 if TYPE_CHECKING:
-    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-
     from pipelines.megatron.model import Gpt
     from pipelines.megatron.spec import TrainingSpec
 
@@ -32,7 +31,7 @@ class TrainingState:
 
     model: DistributedDataParallel
     optimizer: AdamW
-    scheduler: OptimizerParamScheduler
+    scheduler: Scheduler
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
     """Mean loss of each micro-batch since the last log line (on the last pipeline stage)."""
@@ -45,8 +44,18 @@ class TrainingState:
     """Metrics of the last evaluation."""
 
 
-def start(model: Gpt, training: TrainingSpec) -> TrainingState:
-    """Wrap a model for training: megatron's data parallelism, optimizer and scheduler."""
+def start(
+    model: Gpt, training: TrainingSpec, schedule: Schedule | None = None, optimizer_state: OptimizerState | None = None
+) -> TrainingState:
+    """Wrap a model for training: megatron's data parallelism, optimizer and scheduler.
+
+    Args:
+        schedule: default: the training's own, from its start.
+        optimizer_state: what AdamW starts with; default: zero moments and step 0.
+
+    Raises:
+        RetraceError: optimizer state of another model.
+    """
     # megatron keeps auxiliary losses in one place a process, sized for the layers of the model before.
     get_moe_layer_wise_logging_tracker().clear()
     plain = DistributedDataParallelConfig(grad_reduce_in_fp32=True, overlap_grad_reduce=False)
@@ -54,7 +63,9 @@ def start(model: Gpt, training: TrainingSpec) -> TrainingState:
     model.config.finalize_model_grads_func = finalize_model_grads
     model.config.no_sync_func = wrapped.no_sync
     optimizer = build_optimizer(model, training)
-    return TrainingState(wrapped, optimizer, build_scheduler(optimizer, training))
+    if optimizer_state is not None:
+        load_state(optimizer, model, optimizer_state)
+    return TrainingState(wrapped, optimizer, Scheduler(optimizer, schedule or Schedule((training,))))
 
 
 def take_step(
@@ -84,6 +95,8 @@ def take_step(
     )
     state.step += 1
     state.scheduler.step(1)
+    if state.scheduler.schedule.restarts(state.step):
+        state.optimizer.optimizer.reset()
     _, state.grad_norm, _ = state.optimizer.step()
     state.losses.extend(losses)
     state.forward_passes += per_rank // micro_batch

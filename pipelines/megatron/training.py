@@ -16,19 +16,21 @@ from pipelines.megatron import backend
 # isort: split
 from megatron.core import parallel_state
 
-from pipelines.megatron.checkpoint import write_checkpoint
+from pipelines.megatron.checkpoint import write_checkpoint, write_optimizer
 from pipelines.megatron.data import TrainingWindows, evaluation_windows, micro_batches, open_tokens
 from pipelines.megatron.evaluation import evaluate
 from pipelines.megatron.flops import BACKWARD_FACTOR, training_flops_per_token
-from pipelines.megatron.gathering import gather_parameters
+from pipelines.megatron.gathering import gather_moments, gather_parameters
 from pipelines.megatron.initialisation import is_expert
 from pipelines.megatron.layout import check_layout, default_micro_batch
 from pipelines.megatron.model import Gpt, RouterBuilder, build_model
 from pipelines.megatron.resuming import capture, restore
-from pipelines.megatron.stepping import drain_losses, start, take_step
+from pipelines.megatron.stepping import TrainingState, drain_losses, start, take_step
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
+    from pipelines.megatron.optimizer import OptimizerState
+    from pipelines.megatron.schedule import Schedule
     from pipelines.megatron.spec import ExpertSpec, ModelSpec, TrainingSpec
     from pipelines.runs.job import Job
 
@@ -75,12 +77,15 @@ def train(
     flops_offset: int = 0,
     tokens_offset: int = 0,
     start_sequence: int = 0,
+    schedule: Schedule | None = None,
+    optimizer_state: OptimizerState | None = None,
     on_log: Callable[[Gpt], dict[str, Any]] | None = None,
     watch: Callable[[Gpt], AbstractContextManager[Watcher]] | None = None,
 ) -> dict[str, Any]:
     """Train a model, write its checkpoint to ``job.out``, and return the final metrics.
 
-    A job that was killed goes on after the last step it had saved, to the same bits.
+    A job that was killed goes on after the last step it had saved, to the same bits. With no step to take, the
+    model is left as it started: evaluated, and without a training loss.
 
     Args:
         seed: seeds initial weights (with each parameter's global name) and data order (with the step).
@@ -93,6 +98,8 @@ def train(
         extra_forward_flops: operations a token that a method adds to the forward pass.
         flops_offset, tokens_offset: what the model has cost before (a base model's run).
         start_sequence: sequences of this seed's order that run has used; this one goes on after them.
+        schedule: the learning rate of its ``training.train_iters`` steps; default: the training's own.
+        optimizer_state: what AdamW starts with, in place of zero moments.
         on_log: called with the model on every rank at each log line; what it returns joins the line, and the last
             one the final metrics.
         watch: called with the model on every rank before each evaluation; its context is open while the validation
@@ -129,7 +136,7 @@ def train(
         prepare=prepare,
         initial=initial,
     )
-    state = start(model, training)
+    state = start(model, training, schedule, optimizer_state)
     rank = parallel_state.get_data_parallel_rank()
     with job.resumable() as checkpoints:
         if (saved := checkpoints.load()) is not None:
@@ -150,6 +157,9 @@ def train(
                     job.log(step=state.step, **ledger.after(state.step), **state.validation)
                 bar.advance(1, note=f"loss {state.logged['loss']:.4f}")
                 checkpoints.after_step(state.step, lambda: capture(state))
+    if training.train_iters == 0:
+        state.logged = {**drain_losses(state), "loss": None}
+        state.validation = evaluate(state.model, text, micro_batch, training.precision)
 
     sequences = training.train_iters * batch
     spent = ledger.after(training.train_iters)
@@ -162,8 +172,11 @@ def train(
         "tokens_seen": spent["tokens"],
         "flops_spent": spent["flops"],
         "next_sequence": start_sequence + sequences,
+        "last_lr": state.optimizer.param_groups[0]["lr"],
         "seed": seed,
     }
+    if training.save_optim:
+        _save_optimizer(state, job)
     sizes = _save(model, job, config)
     job.record(
         **backend.layout(),
@@ -181,6 +194,17 @@ def train(
         idle = expert_sizes * (experts.num_moe_experts - experts.moe_router_topk) // experts.num_moe_experts
         final["num_active_parameters"] = final["num_parameters"] - idle
     return final
+
+
+def _save_optimizer(state: TrainingState, job: Job) -> None:
+    """Write the optimizer's moments from rank 0 (all ranks call)."""
+    moments = gather_moments(state.model.module, state.optimizer)
+    step = int(next(iter(state.optimizer.optimizer.state.values()))["step"].item())
+    if job.is_main:
+        write_optimizer(job.out, step, moments)
+    else:
+        for _ in moments:
+            pass
 
 
 def _save(model: Gpt, job: Job, config: dict[str, Any]) -> dict[str, int]:

@@ -14,6 +14,8 @@ class TrainSpec(Spec):
     model: ModelSpec
     training: TrainingSpec
     train_bytes: int | None = Field(
-        None, ge=1, description="budget in bytes of text, whatever the tokenizer; replaces training.train_iters"
+        None,
+        ge=0,
+        description="budget in bytes of text, whatever the tokenizer; replaces training.train_iters (0: no training)",
     )
     seed: int = Field(0, ge=0, description="initial weights and data order")

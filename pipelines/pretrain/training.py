@@ -19,9 +19,16 @@ def train(spec: TrainSpec, inputs: dict[str, Path], job: Job) -> dict[str, Any]:
     """Train and write the checkpoint; returns the final metrics of ``megatron.training.train``."""
     plan = spec.training
     if spec.train_bytes is not None:
-        plan = plan.model_copy(update={"train_iters": iterations(spec, inputs["tokens"])})
+        plan = plan.model_copy(update=length(spec, inputs["tokens"]))
     job.record(train_iters=plan.train_iters)
     return training.train(spec.model, None, plan, spec.seed, inputs["tokens"], job)
+
+
+def length(spec: TrainSpec, tokens: Path) -> dict[str, int]:
+    """Steps and warm-up of a budget of bytes; without bytes the model keeps its random weights."""
+    if spec.train_bytes == 0:
+        return {"train_iters": 0, "lr_warmup_iters": 0}
+    return {"train_iters": iterations(spec, tokens)}
 
 
 def iterations(spec: TrainSpec, tokens: Path) -> int:

@@ -44,6 +44,39 @@ def test_overrides_reach_nested_keys_and_leave_the_parameters_alone() -> None:
     assert BASE["training"]["lr"] == 0.001
 
 
+def test_a_multiple_is_taken_of_the_parameter_and_a_whole_number_stays_whole() -> None:
+    half = {"training.train_iters": "0.25x", "training.lr": "2x"}
+    assert overridden(BASE, half)["training"] == {"lr": 0.002, "train_iters": 3}
+    assert setting(BASE, half) == "training.lr=0.002,training.train_iters=3"
+    assert setting(BASE, {"training.lr": "1x"}) == "default"
+    with pytest.raises(RetraceError, match=r"2x is a multiple of a number, and params.yaml gives 'full'"):
+        overridden(BASE, {"adapter": "2x"})
+
+
+def test_a_grown_models_base_takes_its_own_keys_and_keeps_its_optimizer_where_it_is_taken_over(
+    params: dict, root: Path
+) -> None:
+    planned = plan(params, root)
+    late = planned[planned.grown("stack", {"pretrain.train_bytes": "2x"}, 0)]
+    base = planned[late.inputs["base"]]
+    assert base.spec["train_bytes"] == 2 * params["pretrain"]["train_bytes"]
+    assert (late.path.split("/")[3], base.path.split("/")[3]) == (
+        "pretrain.train_bytes=2200000",
+        "train_bytes=2200000",
+    )
+    copied = planned[planned.grown("stack", {"optimizer_policy": "copy"}, 0)]
+    assert planned[copied.inputs["base"]].spec["training"]["save_optim"]
+    assert not planned[planned["results/growth/stack/default/seed0"].inputs["base"]].spec["training"]["save_optim"]
+    with pytest.raises(RetraceError, match=r"pretrain\.train_bytes: scratch starts from no base model"):
+        planned.grown("scratch", {"pretrain.train_bytes": 0}, 0)
+
+
+def test_scratch_is_not_trained_again_for_another_policy_of_growth(params: dict, root: Path) -> None:
+    found = _changed(plan(params, root), plan(overridden(params, {"growth.schedule_policy": "rewarm"}), root))
+    assert "growth/stack" in found
+    assert "growth/scratch" not in found
+
+
 def test_every_cell_of_every_table_is_planned_with_all_its_seeds(params: dict, root: Path) -> None:
     planned = plan(params, root)
     for key, paper in planned.papers.items():

@@ -63,8 +63,9 @@ class Row(Strict):
         name: key of the row; the first column of the table unless ``label`` says it in words.
         method: file name under pipelines/<stage>/methods; None for a stage that has no methods.
         stage: of the table, unless the row has its own.
-        with_: dotted keys of the stage's spec -> values. A key that starts with another stage's name
-            (``tokenizer.method``) sets that stage's spec upstream of the row.
+        with_: dotted keys of the stage's spec -> values; ``0.5x`` is half the number that params.yaml gives. A key
+            that starts with another stage's name (``tokenizer.method``, ``pretrain.train_bytes``) sets that stage's
+            spec upstream of the row.
         from_: the row of this table whose model this one starts from (a line of descent).
     """
 

@@ -14,6 +14,7 @@ from pipelines.continual.spec import FinetuneSpec
 from pipelines.data.spec import CorpusSpec, TasksSpec
 from pipelines.evaluate.spec import RunSpec
 from pipelines.evaluate.spec import TasksSpec as HarnessTasksSpec
+from pipelines.growth.spec import DataPolicy, OptimizerPolicy, SchedulePolicy
 from pipelines.megatron.spec import ExpertSpec, ModelSpec, TrainingSpec
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.methods import list_methods, resolve_method
@@ -56,14 +57,17 @@ class PretrainParams(Spec):
 
     model: ModelSpec
     training: TrainingSpec
-    train_bytes: int | None = Field(None, ge=1, description="budget in bytes of text; replaces training.train_iters")
+    train_bytes: int | None = Field(None, ge=0, description="budget in bytes of text; replaces training.train_iters")
 
 
 class GrowthParams(Spec):
-    """The grown model and its training, where they differ from pretrain."""
+    """The grown model and its training, where they differ from pretrain, and how training goes on after growth."""
 
     model: partial(ModelSpec) = Field(default_factory=dict, validate_default=True)  # type: ignore[valid-type]
     training: partial(TrainingSpec) = Field(default_factory=dict, validate_default=True)  # type: ignore[valid-type]
+    optimizer_policy: OptimizerPolicy = "fresh"
+    schedule_policy: SchedulePolicy = "restart"
+    data_policy: DataPolicy = "disjoint"
 
 
 class UpcycleParams(Spec):
