@@ -1,19 +1,11 @@
 """Retrace: `snakemake --cores all paper_tables` makes every table that papers/ describes."""
 
-import os
 import sys
 from pathlib import Path
 
 from snakemake.utils import min_version
 
 min_version("9.0")
-
-
-# The jobs' `python` is the one that runs this, whether or not its environment is activated. What --sdm activates for
-# a job comes before it.
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-)
 
 
 configfile: "params.yaml"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 from pipelines.runs.errors import RetraceError
@@ -18,12 +20,16 @@ QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_DISABLE_TELEMETRY": "1", "D
 
 
 def prepare_environment(root: str, source: str) -> None:
-    """Set what every job inherits: where pipelines/ is, no telemetry, and no network unless the data is there.
+    """Set what jobs inherit: this Python, where pipelines/ is, no telemetry, and no network unless the data is there.
+
+    A job's ``python`` is the one that runs Snakemake, whether or not its environment is activated; what ``--sdm``
+    activates for a job comes before it.
 
     Args:
         root: the folder that holds pipelines/.
         source: ``data.source``; only ``hub`` may reach the network, elsewhere a missing file is an error at once.
     """
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ["PYTHONPATH"] = root
     os.environ.update(QUIET)
     if source != "hub":
