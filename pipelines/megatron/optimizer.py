@@ -157,7 +157,7 @@ def build_scheduler(optimizer: Any, training: TrainingSpec) -> OptimizerParamSch
 
     lr(k) is ``lr k / warmup`` up to the warm-up's end; then, with r the part of the rest that is over, from ``lr`` to
     ``min_lr`` by a half cosine or linearly in r, or not at all (constant), or (WSD) linearly over the last
-    ``lr_wsd_decay_iters`` steps. The last step runs at ``min_lr`` (but for constant).
+    ``wsd_decay_iters`` steps. The last step runs at ``min_lr`` (but for constant).
     """
     return OptimizerParamScheduler(
         optimizer,
@@ -171,7 +171,7 @@ def build_scheduler(optimizer: Any, training: TrainingSpec) -> OptimizerParamSch
         end_wd=training.weight_decay,
         wd_incr_steps=0,
         wd_incr_style="constant",
-        wsd_decay_steps=training.lr_wsd_decay_iters,
+        wsd_decay_steps=training.wsd_decay_iters,
         lr_wsd_decay_style="linear",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -65,6 +66,9 @@ class TrainingSpec(Spec):
     lr_warmup_iters: int = Field(0, ge=0)
     lr_decay_style: Literal["cosine", "linear", "constant", "WSD"] = "cosine"
     lr_wsd_decay_iters: int | None = Field(None, ge=1, description="length of the decay at the end (WSD)")
+    lr_wsd_decay_fraction: float | None = Field(
+        None, gt=0, le=1, description="the same as a part of train_iters, whatever these are"
+    )
     weight_decay: float = Field(0.1, ge=0)
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
@@ -80,13 +84,22 @@ class TrainingSpec(Spec):
     def _schedule(self) -> Self:
         if self.lr_warmup_iters >= self.train_iters:
             raise ValueError(f"lr_warmup_iters {self.lr_warmup_iters} must be below train_iters {self.train_iters}")
-        if self.lr_decay_style == "WSD" and self.lr_wsd_decay_iters is None:
-            raise ValueError("lr_decay_style WSD needs lr_wsd_decay_iters")
-        if (self.lr_wsd_decay_iters or 0) > self.train_iters - self.lr_warmup_iters:
+        if self.lr_wsd_decay_iters is not None and self.lr_wsd_decay_fraction is not None:
+            raise ValueError("lr_wsd_decay_iters and lr_wsd_decay_fraction say the same: give one")
+        if self.lr_decay_style == "WSD" and self.wsd_decay_iters is None:
+            raise ValueError("lr_decay_style WSD needs lr_wsd_decay_iters or lr_wsd_decay_fraction")
+        if (self.wsd_decay_iters or 0) > self.train_iters - self.lr_warmup_iters:
             raise ValueError(
-                f"lr_wsd_decay_iters {self.lr_wsd_decay_iters} exceeds the "
+                f"lr_wsd_decay_iters {self.wsd_decay_iters} exceeds the "
                 f"{self.train_iters - self.lr_warmup_iters} steps after the warm-up"
             )
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} exceeds lr {self.lr}")
         return self
+
+    @property
+    def wsd_decay_iters(self) -> int | None:
+        """Steps of the decay at the end, given as a number or as a part of all; at least one."""
+        if self.lr_wsd_decay_fraction is None:
+            return self.lr_wsd_decay_iters
+        return max(1, math.floor(self.lr_wsd_decay_fraction * self.train_iters + 0.5))

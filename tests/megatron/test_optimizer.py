@@ -46,6 +46,39 @@ def test_the_learning_rate_of_each_step_is_the_formulas(style):
         assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(lr(style, step), rel=1e-12)] * 2
 
 
+def rates(**schedule):
+    from pipelines.megatron.optimizer import build_optimizer, build_scheduler
+
+    training = TrainingSpec(global_batch_size=1, lr=LR, min_lr=LOW, lr_warmup_iters=WARMUP, **schedule)
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), training)
+    scheduler = build_scheduler(optimizer, training)
+    found = []
+    for _ in range(training.train_iters):
+        scheduler.step(1)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_decays_of_any_length_share_the_stable_phase_and_start_where_it_ends():
+    short = rates(train_iters=42, lr_decay_style="WSD", lr_wsd_decay_iters=2)
+    long = rates(train_iters=50, lr_decay_style="WSD", lr_wsd_decay_fraction=0.2)
+    assert short[:40] == long[:40]
+    assert short[WARMUP - 1 : 40] == [LR] * (41 - WARMUP)
+    assert long[40:] == pytest.approx([LOW + (LR - LOW) * left / 10 for left in range(9, -1, -1)])
+
+
+def test_the_length_of_the_decay_is_given_once_and_fits():
+    schedule = {"train_iters": 40, "global_batch_size": 1, "lr": LR, "lr_warmup_iters": WARMUP, "lr_decay_style": "WSD"}
+    assert TrainingSpec(**schedule, lr_wsd_decay_fraction=0.025).wsd_decay_iters == 1
+    assert TrainingSpec(**schedule, lr_wsd_decay_fraction=0.0001).wsd_decay_iters == 1
+    with pytest.raises(ValueError, match="lr_wsd_decay_iters or lr_wsd_decay_fraction"):
+        TrainingSpec(**schedule)
+    with pytest.raises(ValueError, match="give one"):
+        TrainingSpec(**schedule, lr_wsd_decay_iters=4, lr_wsd_decay_fraction=0.1)
+    with pytest.raises(ValueError, match="exceeds the 36 steps after the warm-up"):
+        TrainingSpec(**schedule, lr_wsd_decay_fraction=0.95)
+
+
 def batches(count):
     generator = torch.Generator().manual_seed(0)
     for _ in range(count):
