@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipelines.growth.liveness import Liveness, Twins
+from pipelines.growth.protocol import grow_masked
 from pipelines.growth.slices import Shape
 from pipelines.megatron.definition import gradients_of, logits_of, mean_loss
 from pipelines.megatron.seeds import seed_of
@@ -110,7 +111,7 @@ def certify(
         before = logits_of(tensors, base.model, base.experts, tokens)
         if not before.isfinite().all():
             raise RetraceError("the base's logits are not finite: its weights are damaged or have diverged")
-        stream = method.grow(base.model, InDouble(tensors), seed)
+        stream = grow_masked(method, base.model, InDouble(tensors), seed)
         algebra = deviation(before, logits_of(stream, grown.model, grown.experts, tokens), tokens)
         after = logits_of(stored, grown.model, grown.experts, tokens)
     alive, twins = Liveness(), Twins()

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pipelines.megatron.spec import ModelSpec
+
+OUTPUT_PROJECTIONS = ("linear_proj.weight", "linear_fc2.weight")
+"""What writes into the residual stream; experts' own too."""
 LAYER = re.compile(r"^decoder\.layers\.(\d+)\.(.+)$")
 
 
 def check_stacking_list(stacking_list: Sequence[int], num_layers: int) -> None:
-    """Refuse a list that is empty, names layers the base lacks, or makes the model shallower.
+    """Refuse a list that is empty, names layers the base lacks, makes the model shallower, or loses a layer.
 
     Raises:
         RetraceError: names the offending entry.
@@ -35,6 +39,48 @@ def check_stacking_list(stacking_list: Sequence[int], num_layers: int) -> None:
             f"method.stacking_list: growth to fewer layers ({num_layers} to {len(stacking_list)}): "
             "give at least as many entries as the base has layers"
         )
+    if lost := sorted(set(range(num_layers)) - set(stacking_list)):
+        raise RetraceError(
+            f"method.stacking_list: layer {lost[0]} of the base is missing, and with it what it has learnt: name each "
+            f"of the layers 0 to {num_layers - 1} at least once"
+        )
+
+
+def grown_layers(
+    base: ModelSpec, growth_factor: int, stacking_list: Sequence[int] | None, interleaved: bool = False
+) -> list[int]:
+    """Base layer of every layer of the grown model.
+
+    Args:
+        growth_factor: g, where there is no list.
+        interleaved: the copies of a layer follow it (0 0 1 1), instead of the copies of the model (0 1 0 1).
+
+    Raises:
+        RetraceError: no growth, or a list that makes no sense (:func:`check_stacking_list`).
+    """
+    if stacking_list is not None:
+        check_stacking_list(stacking_list, base.num_layers)
+        return list(stacking_list)
+    if growth_factor < 1:
+        raise RetraceError(f"method.growth_factor must be at least 1, got {growth_factor}")
+    if interleaved:
+        return [layer for layer in range(base.num_layers) for _ in range(growth_factor)]
+    return list(range(base.num_layers)) * growth_factor
+
+
+def inserted_layers(layers: Sequence[int], num_layers: int) -> list[int]:
+    """Layers of the grown model that are not the base's own: all but the first of each index.
+
+    Raises:
+        RetraceError: the base's own layers would be out of order, which no identity between them can mend.
+    """
+    own = [layers.index(layer) for layer in range(num_layers)]
+    if own != sorted(own):
+        raise RetraceError(
+            "method.stacking_list: the first entry of each layer is the base's own, and they must come in the base's "
+            f"order; in {list(layers)} they come as {sorted(range(num_layers), key=layers.index)}"
+        )
+    return sorted(set(range(len(layers))) - set(own))
 
 
 def connection_rate(stacking_list: Sequence[int]) -> float:
@@ -43,6 +89,12 @@ def connection_rate(stacking_list: Sequence[int]) -> float:
         return 100.0
     kept = sum(after == before + 1 for before, after in pairwise(stacking_list))
     return 100.0 * kept / (len(stacking_list) - 1)
+
+
+def layer_of(name: str) -> int | None:
+    """Number of the layer that a parameter lies in."""
+    match = LAYER.match(name)
+    return int(match[1]) if match else None
 
 
 def copy_layers(tensors: Mapping[str, Tensor], stacking_list: Sequence[int]) -> Iterator[tuple[str, Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipelines.growth.certificate import certify
-from pipelines.growth.protocol import declared
+from pipelines.growth.protocol import declared, grow_masked
 from pipelines.growth.slices import Shape
 from pipelines.megatron.checkpoint import read_config, read_tensors, write_checkpoint
 from pipelines.megatron.spec import ExpertSpec, ModelSpec
@@ -37,7 +37,7 @@ def grow(spec: GrowSpec, inputs: dict[str, Path], job: Job) -> dict[str, float |
 
     def counted() -> Iterator[tuple[str, Tensor]]:
         nonlocal size
-        for name, tensor in method.grow(base.model, read_tensors(inputs["input"]), spec.seed):
+        for name, tensor in grow_masked(method, base.model, read_tensors(inputs["input"]), spec.seed):
             size += tensor.numel()
             yield name, tensor
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipelines.growth.slices import Shape, blocks, expert_of, layer_of, parts
+from pipelines.growth.depth import layer_of
+from pipelines.growth.slices import Shape, blocks, expert_of, parts
 
 if TYPE_CHECKING:
     from torch import Tensor

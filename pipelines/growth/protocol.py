@@ -7,10 +7,10 @@ memory, and the same method serves it and ``growth train``.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -103,6 +103,33 @@ class GrowthMethod(Protocol):
     def facts(self, base: ModelSpec) -> dict[str, Any]:
         """What run.json says of the growth, besides what ``preserves`` declares."""
         ...
+
+
+@runtime_checkable
+class MaskedGrowthMethod(GrowthMethod, Protocol):
+    """A growth method whose new parts are let in over the first steps of training (see megatron/masks.py)."""
+
+    def masks(
+        self, base: ModelSpec, names: Iterable[str], iteration: int, train_iters: int
+    ) -> dict[str, Tensor | float]:
+        """What parameters of the grown model are multiplied by in the forward pass after ``iteration`` steps.
+
+        Args:
+            train_iters: steps of the whole training after growth.
+
+        Returns:
+            of the global ``names``, those that are masked by then -> a factor that broadcasts; empty after the ramp.
+        """
+        ...
+
+
+def grow_masked(
+    method: GrowthMethod, base: ModelSpec, tensors: Mapping[str, Tensor], seed: int
+) -> Iterator[tuple[str, Tensor]]:
+    """Every (global name, tensor) of the grown model as it computes at growth, masks applied."""
+    for name, tensor in method.grow(base, tensors, seed):
+        masks = method.masks(base, [name], 0, 1) if isinstance(method, MaskedGrowthMethod) else {}
+        yield name, tensor * masks[name] if name in masks else tensor
 
 
 def declared(method: GrowthMethod, base: ModelSpec) -> dict[str, Any]:

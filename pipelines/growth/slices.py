@@ -114,12 +114,6 @@ def blocks(name: str, tensor: Tensor, base: Shape, grown: Shape) -> Iterator[tup
                     yield f"{part.label}[{ages}]", matrix[row_mask][:, column_mask]
 
 
-def layer_of(name: str) -> int | None:
-    """Number of the layer that a parameter lies in."""
-    match = LAYER.match(name)
-    return int(match[1]) if match else None
-
-
 def expert_of(name: str) -> int | None:
     """Number of the routed expert that a parameter belongs to."""
     match = LAYER.match(name)

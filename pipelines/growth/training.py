@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines.growth.data_ledger import place_data
 from pipelines.growth.matching import check_target, match_flops
-from pipelines.growth.protocol import declared
+from pipelines.growth.protocol import MaskedGrowthMethod, declared
 from pipelines.growth.schedules import restarted_scratch, schedule_after_growth
 from pipelines.megatron.checkpoint import read_config, read_tensors
 from pipelines.megatron.data import open_tokens
@@ -66,7 +67,8 @@ def _train_grown(
         f"grown from {model.num_layers} to {spec.model.num_layers} layers; {matched.train_iters} steps of "
         f"{spec.training.train_iters} are left after the base's FLOPs"
     )
-    options = {**before, "start_sequence": ledger.start_sequence, "schedule": schedule}
+    masks = partial(method.masks, model) if isinstance(method, MaskedGrowthMethod) else None
+    options = {**before, "start_sequence": ledger.start_sequence, "schedule": schedule, "masks": masks}
     final = _run(
         spec, _of_length(spec, matched), tokens, job, options, initial=initial, optimizer_state=optimizer_state
     )

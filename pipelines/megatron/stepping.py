@@ -17,6 +17,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, get_moe_layer_wise_logging_tracker
 
+from pipelines.megatron.masks import Masks, masked
 from pipelines.megatron.optimizer import AdamW, OptimizerState, Scheduler, build_optimizer, load_state
 from pipelines.megatron.schedule import Schedule
 
@@ -32,6 +33,7 @@ class TrainingState:
     model: DistributedDataParallel
     optimizer: AdamW
     scheduler: Scheduler
+    masks: Masks | None = None
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
     """Mean loss of each micro-batch since the last log line (on the last pipeline stage)."""
@@ -84,15 +86,16 @@ def take_step(
             output = model(inputs, labels=labels)
         return output, lambda summed: _mean(summed, labels.numel())
 
-    losses = get_forward_backward_func()(
-        forward_step_func=forward,
-        data_iterator=batches,
-        model=state.model,
-        num_microbatches=per_rank // micro_batch,
-        seq_length=state.model.module.max_sequence_length,
-        micro_batch_size=micro_batch,
-        forward_only=False,
-    )
+    with masked(state.model.module, state.masks, state.step, training.train_iters):
+        losses = get_forward_backward_func()(
+            forward_step_func=forward,
+            data_iterator=batches,
+            model=state.model,
+            num_microbatches=per_rank // micro_batch,
+            seq_length=state.model.module.max_sequence_length,
+            micro_batch_size=micro_batch,
+            forward_only=False,
+        )
     state.step += 1
     state.scheduler.step(1)
     if state.scheduler.schedule.restarts(state.step):

@@ -23,6 +23,7 @@ from pipelines.megatron.flops import BACKWARD_FACTOR, training_flops_per_token
 from pipelines.megatron.gathering import gather_moments, gather_parameters
 from pipelines.megatron.initialisation import is_expert
 from pipelines.megatron.layout import check_layout, default_micro_batch
+from pipelines.megatron.masks import Masks, check_ramp, masked
 from pipelines.megatron.model import Gpt, RouterBuilder, build_model
 from pipelines.megatron.resuming import capture, restore
 from pipelines.megatron.stepping import TrainingState, drain_losses, start, take_step
@@ -72,6 +73,7 @@ def train(
     initial: Mapping[str, Tensor] | None = None,
     router_builder: RouterBuilder | None = None,
     prepare: Callable[[Gpt], None] | None = None,
+    masks: Masks | None = None,
     moe_method: dict[str, Any] | None = None,
     extra_forward_flops: int = 0,
     flops_offset: int = 0,
@@ -94,6 +96,7 @@ def train(
             takes the execution's.
         initial: global name -> tensor to start from, in place of random weights.
         router_builder, prepare: as in ``build_model``.
+        masks: what parameters are multiplied by while they are let in (see ``megatron/masks.py``).
         moe_method: recorded in the checkpoint, for those who load it.
         extra_forward_flops: operations a token that a method adds to the forward pass.
         flops_offset, tokens_offset: what the model has cost before (a base model's run).
@@ -136,7 +139,9 @@ def train(
         prepare=prepare,
         initial=initial,
     )
+    check_ramp(model, masks, training.train_iters)
     state = start(model, training, schedule, optimizer_state)
+    state.masks = masks
     rank = parallel_state.get_data_parallel_rank()
     with job.resumable() as checkpoints:
         if (saved := checkpoints.load()) is not None:
@@ -151,7 +156,10 @@ def train(
                     update = {"lr": state.optimizer.param_groups[0]["lr"], "grad_norm": state.grad_norm}
                     job.log(step=state.step, **ledger.after(state.step), **state.logged, **update)
                 if last or (training.eval_interval and state.step % training.eval_interval == 0):
-                    with watch(model) if watch else nullcontext() as watcher:
+                    with (
+                        masked(model, masks, state.step, training.train_iters),
+                        watch(model) if watch else nullcontext() as watcher,
+                    ):
                         state.validation = evaluate(state.model, text, micro_batch, training.precision)
                     state.validation |= watcher.metrics() if watcher else {}
                     job.log(step=state.step, **ledger.after(state.step), **state.validation)

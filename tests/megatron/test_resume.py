@@ -105,12 +105,15 @@ def dense(precision, untied=False, **options):
     return run
 
 
-def stacked(inputs, job):
-    from pipelines.growth.spec import GrowthSpec
-    from pipelines.growth.training import train
+def grown(**method):
+    def run(inputs, job):
+        from pipelines.growth.spec import GrowthSpec
+        from pipelines.growth.training import train
 
-    spec = GrowthSpec(method={"name": "stack", "growth_factor": 2}, model=MODEL, training=TRAINING, seed=1)
-    return train(spec, {"tokens": inputs["tokens"], "base": inputs["base"]}, job)
+        spec = GrowthSpec(method={"growth_factor": 2, **method}, model=MODEL, training=TRAINING, seed=1)
+        return train(spec, {"tokens": inputs["tokens"], "base": inputs["base"]}, job)
+
+    return run
 
 
 def experts(method, init="scratch"):
@@ -157,7 +160,8 @@ def stateful(inputs, job):
 TRAININGS = {
     "dense_bf16": dense("bf16"),
     "dense_fp32_untied_wsd": dense("fp32", untied=True, lr_decay_style="WSD", lr_wsd_decay_iters=2),
-    "stacked": stacked,
+    "stacked": grown(name="stack"),
+    "masked": grown(name="random_depth", ramp_iters=3),
     "topk": experts({"name": "topk"}),
     "rmoe_upcycled": experts({"name": "rmoe", "recurrent_size": 8}, init="upcycle"),
     "stateful": stateful,
