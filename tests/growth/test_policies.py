@@ -10,6 +10,7 @@ import torch
 
 from pipelines.growth.data_ledger import place_data
 from pipelines.growth.optimizer_state import grown_moments
+from pipelines.growth.protocol import grow_masked
 from pipelines.growth.spec import GrowthSpec
 from pipelines.growth.training import train
 from pipelines.megatron.checkpoint import read_config, read_optimizer, read_tensors
@@ -173,7 +174,7 @@ def test_projected_moments_are_those_the_grown_model_would_have_gathered(base, m
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randint(0, VOCAB_SIZE, (2, 9), generator=generator) for _ in range(3)]
     before = gathered(tensors, MODEL, batches)
-    grown = dict(method.grow(MODEL, tensors, 0))
+    grown = dict(grow_masked(method, MODEL, tensors, 0))
     real = gathered(grown, method.target(MODEL), batches)
     projected = grown_moments("project", method, MODEL, before, 0)
     ones = {name: torch.ones_like(tensor) for name, tensor in tensors.items()}
