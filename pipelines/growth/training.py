@@ -80,7 +80,8 @@ def _train_grown(
         **_describe_budget(matched),
         **asdict(ledger),
     )
-    return {**final, "base_tokens": before["tokens_offset"]}
+    shown = {name: value for name, value in method.facts(model).items() if name == "connection_rate"}
+    return {**final, "base_tokens": before["tokens_offset"], **shown}
 
 
 def _train_control(spec: GrowthSpec, base: Path, tokens: Path, job: Job) -> dict[str, float | int | str]:

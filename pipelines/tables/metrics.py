@@ -103,6 +103,7 @@ METRICS: dict[str, Metric] = {
     "val_bits_per_byte": Metric(
         "bits a byte", "total cross-entropy of the validation text / ln 2 / its UTF-8 bytes", "", "lower", 4
     ),
+    "base_tokens": Metric("base tokens", "training tokens of the base model (d)", "million", "none", 3, 1e-6),
     "tokens": Metric("tokens", "training tokens, those of a base model included", "million", "none", 2, 1e-6),
     "flops": Metric("FLOPs", "training FLOPs, those of a base model included", "1e12", "none", 2, 1e-12),
     "num_parameters": Metric("parameters", "all trained numbers of the model", "million", "none", 3, 1e-6),
@@ -114,6 +115,10 @@ METRICS: dict[str, Metric] = {
     "router_entropy": Metric(
         "router entropy", "-sum p ln p of the gate, mean over tokens and layers", "nats", "none", 3
     ),
+    # Growth
+    "connection_rate": Metric(
+        "connection rate", "neighbouring layers that were neighbours in the base / neighbours", "%", "none", 1
+    ),
     # Growth, against the table's reference row of the same seed
     "speedup": Metric(
         "speedup",
@@ -123,6 +128,12 @@ METRICS: dict[str, Metric] = {
         1,
         100.0,
         "reference",
+    ),
+    "speedup_half_window": Metric(
+        "speedup, half the window", "speedup with half the smoothing window", "%", "higher", 1, 100.0, "reference"
+    ),
+    "speedup_double_window": Metric(
+        "speedup, twice the window", "speedup with twice the smoothing window", "%", "higher", 1, 100.0, "reference"
     ),
     "flops_saved": Metric(
         "FLOPs saved",

@@ -13,6 +13,7 @@ from pipelines.tables.metrics import Metric, metric
 from pipelines.tables.render import Grid, html, html_page, latex, markdown
 from pipelines.tables.reported import KNOWN_BY, Reported, beside
 from pipelines.tables.spec import BuildSpec, TableSpec
+from pipelines.tables.verdict import t_interval
 
 NOTHING = "–"
 
@@ -74,10 +75,13 @@ class TablePage:
         return latex(self.grid(), f"{self.table.caption} {self.title}.", f"{self.paper.paper}:{self.table.name}")
 
     def csv(self) -> str:
-        """One line a row and column: unrounded values of every seed in the shown unit, and the reported number."""
+        """One line a row and column: unrounded values of every seed in the shown unit, and the reported number.
+
+        ``low`` and ``high`` bound the mean over seeds with 95 % confidence.
+        """
         names = [row.name for row in self.table.rows]
         seeds = [f"seed_{seed}" for seed in self.table.seeds]
-        head = ["row", "label", "stage", "method", "column", "unit", "mean", "sd", "n", *seeds]
+        head = ["row", "label", "stage", "method", "column", "unit", "mean", "sd", "low", "high", "n", *seeds]
         tail = ["reported", "reported_unit", "reported_column", "where", "known_by"]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -89,7 +93,7 @@ class TablePage:
                 shown = {seed: None if v is None else v * each.scale for seed, v in numbers.items()}
                 mean, sd, n = summarise(shown)
                 found = beside(self.reported, names, column).get(row.name)
-                line = [row.name, row.text, row.stage, row.method, column, each.unit, mean, sd, n]
+                line = [row.name, row.text, row.stage, row.method, column, each.unit, mean, sd, *interval(shown), n]
                 line += [shown.get(seed) for seed in self.table.seeds]
                 line += [found.value, found.unit, found.column, found.where, found.known_by] if found else [None] * 5
                 writer.writerow(["" if value is None else value for value in line])
@@ -155,6 +159,15 @@ def summarise(numbers: dict[int, float | None]) -> tuple[float | None, float | N
     mean = statistics.fmean(defined) if defined else None
     sd = statistics.stdev(defined) if len(defined) > 1 else None
     return mean, sd, len(defined)
+
+
+def interval(numbers: dict[int, float | None]) -> tuple[float | None, float | None]:
+    """Bounds of the mean of the defined values, with 95 % confidence; None where there are fewer than two."""
+    defined = [value for value in numbers.values() if value is not None]
+    if len(defined) < 2:
+        return None, None
+    bounds = t_interval(defined)
+    return bounds.low, bounds.high
 
 
 def cell_text(numbers: dict[int, float | None], shown: Metric) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,12 @@ def test_the_csv_has_every_seeds_unrounded_value_in_the_shown_unit(runs: list[Pa
     build(spec(), {"run": runs, "evaluation": []}, made)
     lines = {(line["row"], line["column"]): line for line in read_csv(made.out / "operators.csv")}
     assert (lines["stack", "val_loss"]["seed_0"], lines["stack", "val_loss"]["seed_1"]) == ("1.5", "3.25")
+    # Student's t with one degree of freedom: tan(0.475 pi) standard errors on either side of the mean.
+    bounds = [float(lines["stack", "val_loss"][bound]) for bound in ("low", "high")]
+    half = math.tan(0.475 * math.pi) * (3.25 - 1.5) / 2
+    assert bounds == pytest.approx([2.375 - half, 2.375 + half])
     speedup = lines["stack", "speedup"]
+    assert (speedup["low"], speedup["high"]) == ("", "")
     assert float(speedup["seed_0"]) == pytest.approx(100 * (100 / (10 + 200 / 3) - 1))
     assert (speedup["seed_1"], speedup["n"], speedup["sd"], speedup["unit"]) == ("", "1", "", "%")
     assert lines["scratch", "speedup"]["mean"] == ""

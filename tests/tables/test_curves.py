@@ -24,6 +24,16 @@ def test_speedup_of_the_paper_is_300_over_194_minus_1() -> None:
     assert DERIVED["flops_saved"](grown, scratch, 1) == pytest.approx(0.3533, abs=5e-5)
 
 
+def test_speedup_at_half_and_twice_the_window_is_the_speedup_at_that_window() -> None:
+    generator = random.Random(0)
+    scratch = Run([(x, 4 - 0.03 * x + generator.gauss(0, 0.2)) for x in range(40)])
+    grown = Run([(x, 3.5 - 0.03 * x + generator.gauss(0, 0.2)) for x in range(40)])
+    for window, half, double in ((4, 2, 8), (1, 1, 2), (5, 2, 10)):
+        assert DERIVED["speedup_half_window"](grown, scratch, window) == DERIVED["speedup"](grown, scratch, half)
+        assert DERIVED["speedup_double_window"](grown, scratch, window) == DERIVED["speedup"](grown, scratch, double)
+    assert len({DERIVED["speedup"](grown, scratch, window) for window in (2, 4, 8)}) == 3
+
+
 def test_speedup_interpolates_between_logged_points() -> None:
     scratch = Run([(0, 4.0), (100, 2.0)])
     grown = Run([(40, 3.0), (60, 1.0)])

@@ -15,6 +15,8 @@ from pipelines.tables.derived import (
     bits_per_byte_gain,
     flops_saved,
     speedup,
+    speedup_double_window,
+    speedup_half_window,
     val_flops_saved,
     val_speedup,
 )
@@ -24,6 +26,8 @@ DERIVED: dict[str, Callable[[Any, Any, int], float | None]] = {
     "bits_per_byte_gain": bits_per_byte_gain.column,
     "flops_saved": flops_saved.column,
     "speedup": speedup.column,
+    "speedup_double_window": speedup_double_window.column,
+    "speedup_half_window": speedup_half_window.column,
     "val_flops_saved": val_flops_saved.column,
     "val_speedup": val_speedup.column,
 }
