@@ -125,6 +125,12 @@ class Evaluated:
     num_bytes: float
     exact: bool
 
+    @property
+    def counts(self) -> NDArray[Any]:
+        """[seq_length] predicted tokens at each position."""
+        counts: NDArray[Any] = (self.labels != IGNORED).sum(0).numpy()
+        return counts
+
 
 def evaluation_windows(artifact: TokenArtifact, seq_length: int, eval_tokens: int | None = None) -> Evaluated:
     """The validation split, or its first whole documents of at most ``eval_tokens`` tokens (at least one).

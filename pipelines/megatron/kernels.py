@@ -88,6 +88,29 @@ class SwigluFeedForward(Function):
         return product(d_mixed, fc1).to(x_type), d_fc1.to(weight_type), d_fc2.to(weight_type), d_scale, None
 
 
+def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
+    """What ``HeadLoss`` sums, token by token and without a gradient: [T] float32, 0 where the label is IGNORED."""
+    exact = torch.promote_types(hidden.dtype, torch.float32)
+    losses = torch.empty(len(hidden), dtype=exact, device=hidden.device)
+    rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+        cast, matrix = hidden.to(dtype), weight.to(dtype)
+        for at in range(0, len(hidden), rows):
+            target = labels[at : at + rows, None]
+            scores = product(cast[at : at + rows], matrix.t()).to(exact)
+            loss, _ = _cross_entropy(scores, target.clamp(min=0))
+            losses[at : at + rows] = loss.mul_(target != IGNORED).squeeze(1)
+    return losses
+
+
+def _cross_entropy(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss [n, 1] and probabilities [n, V] of scores [n, V] against targets [n, 1]."""
+    margin = scores.amax(-1, keepdim=True) - scores.gather(1, target)
+    probability = torch.softmax(scores, dim=-1)
+    # The largest probability is 1 / sum(exp(score - max)), so its logarithm never underflows.
+    return margin - probability.amax(-1, keepdim=True).log_(), probability
+
+
 class HeadLoss(Function):
     """Summed cross entropy in float32 of ``hidden weight^T`` against labels; logits exist a chunk at a time.
 
@@ -109,11 +132,7 @@ class HeadLoss(Function):
                 part, target = cast[at : at + rows], labels[at : at + rows, None]
                 counted = target != IGNORED
                 target = target.clamp(min=0)
-                scores = product(part, matrix.t()).to(exact)
-                margin = scores.amax(-1, keepdim=True) - scores.gather(1, target)
-                probability = torch.softmax(scores, dim=-1)
-                # The largest probability is 1 / sum(exp(score - max)), so its logarithm never underflows.
-                loss = margin - probability.amax(-1, keepdim=True).log_()
+                loss, probability = _cross_entropy(product(part, matrix.t()).to(exact), target)
                 total += loss.mul_(counted).sum()
                 if d_hidden is None or d_weight is None:
                     continue

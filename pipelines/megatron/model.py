@@ -20,7 +20,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from pipelines.megatron.initialisation import initialise
-from pipelines.megatron.kernels import HeadLoss, compute_dtype
+from pipelines.megatron.kernels import HeadLoss, compute_dtype, token_losses
 from pipelines.megatron.layers import Attention, Experts, Mlp, RmsNorm, add_residual
 from pipelines.megatron.router import BaseRouter
 
@@ -40,16 +40,18 @@ class Gpt(GPTModel):
         position_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        each_token: bool = False,
     ) -> Tensor:
         """One forward pass of this pipeline stage.
 
         Args:
             input_ids: [b, s] token ids.
             labels: [b, s] the next token at each position.
+            each_token: with labels, the loss token by token and without a gradient, in place of its sum.
 
         Returns:
             hidden states [s, b, h] before the last stage; there, with labels, the summed negative log-likelihood in
-            nats (a float32 scalar), else logits [b, s, V].
+            nats (a float32 scalar; with ``each_token`` [b, s], 0 where ignored), else logits [b, s, V].
         """
         hidden = self.embedding(input_ids=input_ids, position_ids=position_ids) if self.pre_process else None
         hidden = self.decoder(hidden_states=hidden, attention_mask=None)
@@ -58,7 +60,10 @@ class Gpt(GPTModel):
         weight = self.output_weight()
         if labels is None:
             return functional.linear(hidden.transpose(0, 1), weight)
-        loss: Tensor = HeadLoss.apply(hidden.flatten(0, 1), weight, labels.t().flatten(), compute_dtype(hidden))
+        flat = hidden.flatten(0, 1), weight, labels.t().flatten(), compute_dtype(hidden)
+        if each_token:
+            return token_losses(*flat).view(labels.shape[1], labels.shape[0]).t()
+        loss: Tensor = HeadLoss.apply(*flat)
         return loss
 
     def output_weight(self) -> Tensor:

@@ -1,8 +1,9 @@
 """Training put aside after a step and taken up again to the same bits, by the same number of ranks in the same layout.
 
 What a step reads is held: parameters and buffers (persistent or not), the optimizer's moments, the schedule's place,
-random states, and what has been summed since the last log line. The data's place follows from the step. Each rank
-holds its own part under its own, local names; a base model's weights are in there and not needed again.
+random states, what has been summed since the last log line, and the loss by position of every evaluation. The data's
+place follows from the step. Each rank holds its own part under its own, local names; a base model's weights are in
+there and not needed again.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from pipelines.megatron import backend
 from megatron.core import tensor_parallel
 from megatron.core.transformer.moe.moe_utils import get_moe_layer_wise_logging_tracker
 
+from pipelines.megatron.position_losses import pack, unpack
+
 if TYPE_CHECKING:
     from pipelines.megatron.stepping import TrainingState
     from pipelines.runs.checkpoints import Checkpoint
 
 FACTS = ("forward_passes", "grad_norm", "logged", "validation")
-LOSSES, AUXILIARY, TRACKED = "losses", "auxiliary/", "random/tracked/"
+LOSSES, AUXILIARY, TRACKED, EVALUATIONS = "losses", "auxiliary/", "random/tracked/", "evaluations/"
 
 
 def capture(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,6 +40,8 @@ def capture(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors[AUXILIARY + name] = each["values"]
     if state.losses:
         tensors[LOSSES] = torch.stack(state.losses)
+    if state.evaluations:
+        tensors |= {EVALUATIONS + name: torch.from_numpy(array) for name, array in pack(state.evaluations).items()}
     return tensors, {name: getattr(state, name) for name in FACTS}
 
 
@@ -51,6 +56,8 @@ def restore(state: TrainingState, saved: Checkpoint) -> None:
     for name in FACTS:
         setattr(state, name, saved.facts[name])
     state.losses = list(saved.tensors[LOSSES].to(backend.device())) if LOSSES in saved.tensors else []
+    if evaluations := _under(EVALUATIONS, saved.tensors):
+        state.evaluations = unpack({name: tensor.cpu().numpy() for name, tensor in evaluations.items()})
     auxiliary = get_moe_layer_wise_logging_tracker()
     for name, values in _under(AUXILIARY, saved.tensors).items():
         auxiliary[name] = {"values": values.to(backend.device())}

@@ -78,6 +78,12 @@ class TrainingSpec(Spec):
     log_interval: int = Field(10, ge=1)
     eval_interval: int | None = Field(None, ge=1, description="default: only at the end")
     eval_tokens: int | None = Field(None, ge=1, description="validation tokens an evaluation; default: all")
+    interim_eval_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="of the evaluations every eval_interval steps, where the last shall see more text than they; they "
+        "are then logged as interim_val_loss, and one more of them follows the last step; default: eval_tokens",
+    )
     save_optim: bool = Field(False, description="AdamW's moments beside the weights, for growth to take over")
 
     @model_validator(mode="after")

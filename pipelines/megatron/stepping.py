@@ -23,6 +23,7 @@ from pipelines.megatron.schedule import Schedule
 
 if TYPE_CHECKING:
     from pipelines.megatron.model import Gpt
+    from pipelines.megatron.position_losses import Evaluation
     from pipelines.megatron.spec import TrainingSpec
 
 
@@ -44,6 +45,8 @@ class TrainingState:
     """Losses of the last log line."""
     validation: dict[str, Any] = field(default_factory=dict)
     """Metrics of the last evaluation."""
+    evaluations: list[Evaluation] = field(default_factory=list)
+    """Loss by position of every evaluation so far."""
 
 
 def start(

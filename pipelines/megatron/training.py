@@ -25,11 +25,13 @@ from pipelines.megatron.initialisation import is_expert
 from pipelines.megatron.layout import check_layout, default_micro_batch
 from pipelines.megatron.masks import Masks, check_ramp, masked
 from pipelines.megatron.model import Gpt, RouterBuilder, build_model
+from pipelines.megatron.position_losses import Evaluation, write_position_losses
 from pipelines.megatron.resuming import capture, restore
 from pipelines.megatron.stepping import TrainingState, drain_losses, start, take_step
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
+    from pipelines.megatron.data import Evaluated
     from pipelines.megatron.optimizer import OptimizerState
     from pipelines.megatron.schedule import Schedule
     from pipelines.megatron.spec import ExpertSpec, ModelSpec, TrainingSpec
@@ -84,7 +86,7 @@ def train(
     on_log: Callable[[Gpt], dict[str, Any]] | None = None,
     watch: Callable[[Gpt], AbstractContextManager[Watcher]] | None = None,
 ) -> dict[str, Any]:
-    """Train a model, write its checkpoint to ``job.out``, and return the final metrics.
+    """Train a model, write its checkpoint and position_losses.npz to ``job.out``, and return the final metrics.
 
     A job that was killed goes on after the last step it had saved, to the same bits. With no step to take, the
     model is left as it started: evaluated, and without a training loss.
@@ -120,7 +122,9 @@ def train(
     layout = check_layout(job.execution, experts, model_spec, training, micro_batch_size)
     artifact = open_tokens(tokens_dir)
     windows = TrainingWindows(artifact.split("train").tokens, model_spec.seq_length, seed, start_sequence)
-    text = evaluation_windows(artifact, model_spec.seq_length, training.eval_tokens)
+    text = interim = evaluation_windows(artifact, model_spec.seq_length, training.eval_tokens)
+    if training.interim_eval_tokens is not None:
+        interim = evaluation_windows(artifact, model_spec.seq_length, training.interim_eval_tokens)
     backend.initialize(job.execution, experts)
 
     ranks, batch = layout.data_parallel_size, training.global_batch_size
@@ -143,6 +147,17 @@ def train(
     state = start(model, training, schedule, optimizer_state)
     state.masks = masks
     rank = parallel_state.get_data_parallel_rank()
+
+    def validate(evaluated: Evaluated, prefix: str = "") -> dict[str, float]:
+        with (
+            masked(model, masks, state.step, training.train_iters),
+            watch(model) if watch else nullcontext() as watcher,
+        ):
+            found = evaluate(state.model, evaluated, micro_batch, training.precision)
+        spent, lr = ledger.after(state.step)["tokens"], state.optimizer.param_groups[0]["lr"]
+        state.evaluations.append(Evaluation(state.step, spent, lr, evaluated.counts, found.nats, found.squares))
+        return found.metrics(prefix) | (watcher.metrics() if watcher else {})
+
     with job.resumable() as checkpoints:
         if (saved := checkpoints.load()) is not None:
             restore(state, saved)
@@ -155,13 +170,11 @@ def train(
                     state.logged = {**drain_losses(state), **(on_log(model) if on_log else {})}
                     update = {"lr": state.optimizer.param_groups[0]["lr"], "grad_norm": state.grad_norm}
                     job.log(step=state.step, **ledger.after(state.step), **state.logged, **update)
-                if last or (training.eval_interval and state.step % training.eval_interval == 0):
-                    with (
-                        masked(model, masks, state.step, training.train_iters),
-                        watch(model) if watch else nullcontext() as watcher,
-                    ):
-                        state.validation = evaluate(state.model, text, micro_batch, training.precision)
-                    state.validation |= watcher.metrics() if watcher else {}
+                due = training.eval_interval and (last or state.step % training.eval_interval == 0)
+                if due and interim is not text:
+                    job.log(step=state.step, **ledger.after(state.step), **validate(interim, "interim_"))
+                if last or (due and interim is text):
+                    state.validation = validate(text)
                     job.log(step=state.step, **ledger.after(state.step), **state.validation)
                 bar.advance(1, note=f"loss {state.logged['loss']:.4f}")
                 checkpoints.after_step(state.step, lambda: capture(state))
@@ -186,6 +199,8 @@ def train(
     if training.save_optim:
         _save_optimizer(state, job)
     sizes = _save(model, job, config)
+    if job.is_main:
+        write_position_losses(job.out, state.evaluations)
     job.record(
         **backend.layout(),
         **spent,

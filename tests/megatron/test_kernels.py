@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pipelines.megatron import attention_kernel, kernels, layers, products
 from pipelines.megatron.attention_kernel import CausalAttention
-from pipelines.megatron.kernels import IGNORED, HeadLoss, RmsNormalize, SwigluFeedForward
+from pipelines.megatron.kernels import IGNORED, HeadLoss, RmsNormalize, SwigluFeedForward, token_losses
 from pipelines.megatron.spec import ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -62,6 +62,8 @@ def test_head_loss_equals_cross_entropy_and_its_gradient_in_any_chunks(monkeypat
     expected = functional.cross_entropy(hidden @ weight.T, labels, reduction="sum", ignore_index=IGNORED)
     torch.testing.assert_close(HeadLoss.apply(hidden, weight, labels, dtype), expected)
     assert gradcheck(lambda h, w: HeadLoss.apply(h, w, labels, dtype) * 0.3, (hidden, weight))
+    each = functional.cross_entropy(hidden @ weight.T, labels, reduction="none", ignore_index=IGNORED)
+    torch.testing.assert_close(token_losses(hidden, weight, labels, dtype), each)
 
 
 def test_head_loss_of_an_improbable_label_does_not_underflow():

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines.megatron.position_losses import read_position_losses
+
 TOLERANCE = 1e-6
 SCRIPT = Path(__file__).parent / "layout_job.py"
 ROOT = Path(__file__).parents[2]
@@ -59,6 +61,9 @@ def test_loss_gradient_norm_and_validation_do_not_depend_on_the_layout(runs, lay
         # The norm is a sum of squares over tensors of very different size: a few more roundings.
         tolerance = 5 * TOLERANCE if key == "grad_norm" else TOLERANCE
         assert ((found - expected).abs() / expected).max() <= tolerance, (key, found, expected)
+    for expected, found in zip(read_position_losses(one), read_position_losses(runs / layout), strict=True):
+        assert expected.counts.tolist() == found.counts.tolist()
+        torch.testing.assert_close(torch.tensor(found.means), torch.tensor(expected.means), rtol=1e-5, atol=0)
 
 
 @pytest.mark.slow
