@@ -23,11 +23,15 @@ VERBS: dict[str, Verb | Command] = {
         check=check,
     ),
     "grow": Verb(
-        help="Grow a checkpoint into a larger one, tensor by tensor, without training.",
+        help="Grow a model into a larger one, tensor by tensor, without training, and measure what changed.",
         implementation="pipelines.growth.grow:grow",
         spec=GrowSpec,
-        inputs={"input": "checkpoint of the base model"},
+        inputs={"input": "checkpoint of the base model, or its Hugging Face folder (Llama, Mixtral)"},
         packages=("torch",),
+    ),
+    "plan": Command(
+        help="Print what a growth would give (parameters, FLOPs, what is preserved, memory) before it touches weights.",
+        implementation="pipelines.growth.plan:plan",
     ),
     "guideline": Command(
         help="Print growth timing and factor by the published rules, inside the range they were fitted for.",

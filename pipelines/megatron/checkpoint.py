@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.megatron.shards import ShardFile, ShardWriter
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -89,15 +90,16 @@ def read_tensors(path: Path, framework: str = "pt") -> LazyTensors:
 
 
 class LazyTensors(Mapping[str, "Tensor"]):
-    """Global name -> float32 tensor, mapped from the shards."""
+    """Global name -> float32 tensor, read from the shards into memory of its own."""
 
     def __init__(self, path: Path, weight_map: dict[str, str], framework: str = "pt") -> None:
         self._path, self._weight_map, self._framework = path, weight_map, framework
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, ShardFile] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self._shard(self._weight_map[name]).get_tensor(name)
-        return tensor
+        shard = self._shard(self._weight_map[name])
+        # Whoever asks for arrays knows that they are.
+        return shard.tensor(name) if self._framework == "pt" else shard.array(name)  # type: ignore[return-value]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._weight_map)
@@ -107,18 +109,16 @@ class LazyTensors(Mapping[str, "Tensor"]):
 
     def shape(self, name: str) -> list[int]:
         """Shape of a tensor, from the shard's header alone."""
-        shape: list[int] = self._shard(self._weight_map[name]).get_slice(name).get_shape()
-        return shape
+        return self._shard(self._weight_map[name]).shape(name)
 
-    def _shard(self, shard: str) -> Any:
-        if shard not in self._open:
-            from safetensors import SafetensorError, safe_open
-
-            try:
-                self._open[shard] = safe_open(self._path / shard, framework=self._framework)
-            except SafetensorError as broken:
-                raise RetraceError(f"{self._path / shard} is damaged ({broken}): train the checkpoint again") from None
-        return self._open[shard]
+    def _shard(self, file: str) -> ShardFile:
+        if file not in self._open:
+            shard = ShardFile(self._path / file, "train the checkpoint again")
+            here = (name for name, where in self._weight_map.items() if where == file)
+            if lost := set(here) - set(shard.names):
+                raise RetraceError(f"{shard.path} lacks {min(lost)}: the checkpoint is not whole, train it again")
+            self._open[file] = shard
+        return self._open[file]
 
 
 def write_checkpoint(
@@ -128,7 +128,7 @@ def write_checkpoint(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write a checkpoint into an existing folder, holding one shard in memory at a time.
+    """Write a checkpoint into an existing folder, a tensor at a time.
 
     Args:
         config: as ``read_config`` returns; ``format`` is added.
@@ -158,32 +158,12 @@ def _write_shards(
     metadata: dict[str, int],
 ) -> None:
     import torch
-    from safetensors.torch import save_file
 
-    shards: list[dict[str, Tensor]] = [{}]
-    written: list[list[str]] = []
-    size = total = 0
-
-    def flush() -> None:
-        save_file(shards[0], out / f"shard-{len(written)}.partial", metadata={"format": "pt"})
-        written.append(list(shards[0]))
-        shards[0] = {}
-
-    for name, tensor in tensors.items() if isinstance(tensors, Mapping) else tensors:
-        whole = tensor.detach().to("cpu", torch.float32).contiguous()
-        if shards[0] and size + whole.nbytes > max_shard_bytes:
-            flush()
-            size = 0
-        # A tensor may share memory with another (tied or sliced); the file holds each on its own.
-        shards[0][name] = whole.clone() if whole.data_ptr() == tensor.data_ptr() else whole
-        size, total = size + whole.nbytes, total + whole.nbytes
-    flush()
-    weight_map = {}
-    for number, names in enumerate(written):
-        shard = f"{index.split('.')[0]}-{number + 1:05d}-of-{len(written):05d}.safetensors"
-        (out / f"shard-{number}.partial").rename(out / shard)
-        weight_map.update(dict.fromkeys(names, shard))
-    _write_json(out / index, {"metadata": {"total_size": total, **metadata}, "weight_map": weight_map})
+    pairs = tensors.items() if isinstance(tensors, Mapping) else tensors
+    writer = ShardWriter(out, max_shard_bytes).write((name, each.detach().to(torch.float32)) for name, each in pairs)
+    stem = index.split(".")[0]
+    weight_map = writer.name_files(lambda number, count: f"{stem}-{number:05d}-of-{count:05d}.safetensors")
+    _write_json(out / index, {"metadata": {"total_size": writer.total_size, **metadata}, "weight_map": weight_map})
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pipelines.megatron.checkpoint import read_config, read_tensors, write_checkpoint
 from pipelines.megatron.flops import count_parameters
 from pipelines.megatron.huggingface import (
     check_exportable,
-    from_huggingface,
     huggingface_config,
     model_spec_of,
     to_huggingface,
+)
+from pipelines.megatron.huggingface_folder import (
+    GlobalTensors,
+    HuggingFaceTensors,
+    read_huggingface_config,
+    save_shards,
 )
 from pipelines.megatron.spec import ExpertSpec, ModelSpec
 from pipelines.runs.errors import RetraceError
@@ -29,10 +31,6 @@ from pipelines.tokenizer.loading import load_tokenizer
 if TYPE_CHECKING:
     from pipelines.runs.job import Job
     from pipelines.runs.verb import Spec
-
-    Array = np.ndarray[Any, np.dtype[np.float32]]
-
-MAX_SHARD_BYTES = 5 * 10**9
 
 
 def export(spec: Spec, inputs: dict[str, Path], job: Job) -> dict[str, float | int | str]:
@@ -70,12 +68,8 @@ def import_(spec: Spec, inputs: dict[str, Path], job: Job) -> dict[str, float | 
     Raises:
         RetraceError: another architecture, a feature our models lack, or a folder without safetensors.
     """
-    import torch
-
     source = inputs["model"]
-    if not (source / "config.json").is_file():
-        raise RetraceError(f"{source} has no config.json: --model takes a Hugging Face model folder")
-    theirs = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    theirs = read_huggingface_config(source)
     model_values, expert_values = model_spec_of(theirs)
     model = ModelSpec.model_validate(model_values)
     experts = ExpertSpec.model_validate(expert_values) if expert_values else None
@@ -89,73 +83,11 @@ def import_(spec: Spec, inputs: dict[str, Path], job: Job) -> dict[str, float | 
         "tokens_seen": 0,
         "flops_spent": 0,
     }
-    arrays = from_huggingface(HuggingFaceTensors(source), model, experts)
-    write_checkpoint(job.out, config, ((name, torch.from_numpy(np.ascontiguousarray(array))) for name, array in arrays))
+    write_checkpoint(job.out, config, GlobalTensors(HuggingFaceTensors(source), model, experts, theirs["vocab_size"]))
     return {
         "num_parameters": count_parameters(model, theirs["vocab_size"], experts),
         "vocab_size": theirs["vocab_size"],
     }
-
-
-class HuggingFaceTensors(Mapping[str, "Array"]):
-    """Name -> float32 array of a folder of safetensors, read one at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        from safetensors import safe_open
-
-        files = sorted(folder.glob("model*.safetensors"))
-        if not files:
-            raise RetraceError(f"{folder} has no model*.safetensors: save the model with save_pretrained")
-        # Through torch, because numpy has no bfloat16.
-        self._files = [safe_open(file, framework="pt") for file in files]
-        self._where = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 (not a mapping)
-
-    def __getitem__(self, name: str) -> Array:
-        if name not in self._where:
-            raise RetraceError(f"the Hugging Face model lacks {name}: it is damaged, or of another layout")
-        array: Array = self._where[name].get_tensor(name).float().numpy()
-        return array
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._where
-
-    def __iter__(self) -> Any:
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-
-def save_shards(out: Path, tensors: Iterable[tuple[str, Array]], max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-    """Write safetensors as Hugging Face names them: one file, or numbered ones with an index."""
-    from safetensors.numpy import save_file
-
-    shards: list[list[str]] = []
-    waiting: dict[str, Array] = {}
-    total = size = 0
-
-    def flush() -> None:
-        save_file(waiting, out / f"shard-{len(shards)}.partial", metadata={"format": "pt"})
-        shards.append(list(waiting))
-        waiting.clear()
-
-    for name, array in tensors:
-        if waiting and size + array.nbytes > max_shard_bytes:
-            flush()
-            size = 0
-        waiting[name] = np.ascontiguousarray(array)
-        size, total = size + array.nbytes, total + array.nbytes
-    flush()
-    if len(shards) == 1:
-        (out / "shard-0.partial").rename(out / "model.safetensors")
-        return
-    weight_map = {}
-    for number, names in enumerate(shards):
-        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (out / f"shard-{number}.partial").rename(out / file)
-        weight_map.update(dict.fromkeys(names, file))
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _write_json(out / "model.safetensors.index.json", index)
 
 
 def _check_routers(config: dict[str, Any], experts: ExpertSpec | None) -> None:

@@ -57,3 +57,35 @@ def _parameters(spec: ModelSpec, vocab_size: int, experts: ExpertSpec | None, ex
         feed_forward = experts_counted * 3 * h * experts.moe_ffn_hidden_size + h * experts.num_moe_experts
     embeddings = h * vocab_size * (2 if spec.untie_embeddings_and_output_weights else 1)
     return embeddings + spec.num_layers * (attention + feed_forward + 2 * h) + h
+
+
+def parameter_shapes(spec: ModelSpec, vocab_size: int, experts: ExpertSpec | None = None) -> dict[str, tuple[int, ...]]:
+    """Global name -> shape of every parameter, in the model's order; with experts, of megatron's own top-k router."""
+    h = spec.hidden_size
+    head_size = h // spec.num_attention_heads
+
+    def feed_forward(prefix: str, width: int) -> dict[str, tuple[int, ...]]:
+        return {f"{prefix}linear_fc1.weight": (2 * width, h), f"{prefix}linear_fc2.weight": (h, width)}
+
+    shapes: dict[str, tuple[int, ...]] = {"embedding.word_embeddings.weight": (vocab_size, h)}
+    for number in range(spec.num_layers):
+        layer: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (h,)}
+        if experts is None:
+            layer |= feed_forward("mlp.", spec.ffn_hidden_size)
+        else:
+            for expert in range(experts.num_moe_experts):
+                layer |= feed_forward(f"mlp.experts.local_experts.{expert}.", experts.moe_ffn_hidden_size)
+            layer["mlp.router.weight"] = (experts.num_moe_experts, h)
+        layer |= {
+            "pre_mlp_layernorm.weight": (h,),
+            "self_attention.linear_proj.weight": (h, h),
+            "self_attention.linear_qkv.weight": (
+                (spec.num_attention_heads + 2 * spec.num_query_groups) * head_size,
+                h,
+            ),
+        }
+        shapes |= {f"decoder.layers.{number}.{suffix}": shape for suffix, shape in layer.items()}
+    shapes["decoder.final_layernorm.weight"] = (h,)
+    if spec.untie_embeddings_and_output_weights:
+        shapes["output_layer.weight"] = (vocab_size, h)
+    return shapes

@@ -8,15 +8,15 @@ Mixtral is written under its published per-expert names, which every version of 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.megatron.flops import parameter_shapes
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
     from pipelines.megatron.spec import ExpertSpec, ModelSpec
 
     Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -52,7 +52,16 @@ def join_qkv(q: Array, k: Array, v: Array, model: ModelSpec) -> Array:
     groups, hidden = model.num_query_groups, model.hidden_size
     head = hidden // model.num_attention_heads
     parts = [each.reshape(groups, -1, head, hidden) for each in (q, k, v)]
-    return np.concatenate(parts, axis=1).reshape(-1, hidden)
+    return concatenated(parts, axis=1).reshape(-1, hidden)
+
+
+def concatenated(parts: Sequence[Array], axis: int = 0) -> Array:
+    """numpy's ``concatenate``, for torch's tensors too."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts, axis=axis)
+    import torch
+
+    return torch.cat(list(parts), dim=axis)  # type: ignore[return-value]
 
 
 def check_exportable(names: Iterable[str]) -> None:
@@ -72,61 +81,54 @@ def check_exportable(names: Iterable[str]) -> None:
             )
 
 
-def to_huggingface(tensors: Mapping[str, Array], model: ModelSpec) -> Iterator[tuple[str, Array]]:
+def to_huggingface(
+    tensors: Mapping[str, Array] | Iterable[tuple[str, Array]], model: ModelSpec
+) -> Iterator[tuple[str, Array]]:
     """(Hugging Face name, array) of every tensor of a checkpoint that :func:`check_exportable` lets pass."""
-    for name in tensors:
-        if match := LAYER.match(name):
-            yield from _layer_to_huggingface(f"model.layers.{match[1]}.", match[2], tensors[name], model)
+    for name, array in ((name, tensors[name]) for name in tensors) if isinstance(tensors, Mapping) else tensors:
+        names = huggingface_names(name)
+        parts: tuple[Array, ...]
+        if name.endswith("linear_qkv.weight"):
+            parts = split_qkv(array, model)
         else:
-            yield PLAIN[name], tensors[name]
-
-
-def _layer_to_huggingface(prefix: str, name: str, array: Array, model: ModelSpec) -> Iterator[tuple[str, Array]]:
-    if name in PLAIN_IN_LAYER:
-        yield prefix + PLAIN_IN_LAYER[name], array
-    elif name == "self_attention.linear_qkv.weight":
-        for letter, part in zip("qkv", split_qkv(array, model), strict=True):
-            yield f"{prefix}self_attn.{letter}_proj.weight", part
-    elif name == "mlp.linear_fc1.weight":
-        gate, up = np.split(array, 2)
-        yield f"{prefix}mlp.gate_proj.weight", gate
-        yield f"{prefix}mlp.up_proj.weight", up
-    elif match := EXPERT.match(name):
-        expert = f"{prefix}block_sparse_moe.experts.{match[1]}."
-        if match[2] == "linear_fc2":
-            yield f"{expert}w2.weight", array
-        else:
-            gate, up = np.split(array, 2)
-            yield f"{expert}w1.weight", gate
-            yield f"{expert}w3.weight", up
+            rows = len(array) // len(names)
+            parts = tuple(array[i * rows : (i + 1) * rows] for i in range(len(names)))
+        yield from zip(names, parts, strict=True)
 
 
 def from_huggingface(
     tensors: Mapping[str, Array], model: ModelSpec, experts: ExpertSpec | None
 ) -> Iterator[tuple[str, Array]]:
     """(global name, array) of every tensor of a Llama or Mixtral; the inverse of :func:`to_huggingface`."""
-    yield "embedding.word_embeddings.weight", tensors["model.embed_tokens.weight"]
-    for layer in range(model.num_layers):
-        ours, theirs = f"decoder.layers.{layer}.", f"model.layers.{layer}."
-        for name, their_name in PLAIN_IN_LAYER.items():
-            if theirs + their_name in tensors:
-                yield ours + name, tensors[theirs + their_name]
-        q, k, v = (tensors[f"{theirs}self_attn.{letter}_proj.weight"] for letter in "qkv")
-        yield f"{ours}self_attention.linear_qkv.weight", join_qkv(q, k, v, model)
-        if experts is None:
-            gate, up = tensors[f"{theirs}mlp.gate_proj.weight"], tensors[f"{theirs}mlp.up_proj.weight"]
-            yield f"{ours}mlp.linear_fc1.weight", np.concatenate([gate, up])
-            continue
-        for expert in range(experts.num_moe_experts):
-            ours_expert = f"{ours}mlp.experts.local_experts.{expert}."
-            w1, w2, w3 = (
-                tensors[f"{theirs}block_sparse_moe.experts.{expert}.w{number}.weight"] for number in (1, 2, 3)
-            )
-            yield f"{ours_expert}linear_fc1.weight", np.concatenate([w1, w3])
-            yield f"{ours_expert}linear_fc2.weight", w2
-    yield "decoder.final_layernorm.weight", tensors["model.norm.weight"]
-    if model.untie_embeddings_and_output_weights:
-        yield "output_layer.weight", tensors["lm_head.weight"]
+    for name in parameter_shapes(model, 0, experts):
+        yield name, global_tensor(name, tensors, model)
+
+
+def huggingface_names(name: str) -> list[str]:
+    """Hugging Face's names of what one of our parameters holds, first things first."""
+    match = LAYER.match(name)
+    if match is None:
+        return [PLAIN[name]]
+    prefix, suffix = f"model.layers.{match[1]}.", match[2]
+    if suffix in PLAIN_IN_LAYER:
+        return [prefix + PLAIN_IN_LAYER[suffix]]
+    if suffix == "self_attention.linear_qkv.weight":
+        return [f"{prefix}self_attn.{letter}_proj.weight" for letter in "qkv"]
+    if suffix == "mlp.linear_fc1.weight":
+        return [f"{prefix}mlp.gate_proj.weight", f"{prefix}mlp.up_proj.weight"]
+    expert = EXPERT.match(suffix)
+    assert expert is not None, name
+    numbers = (1, 3) if expert[2] == "linear_fc1" else (2,)
+    return [f"{prefix}block_sparse_moe.experts.{expert[1]}.w{number}.weight" for number in numbers]
+
+
+def global_tensor(name: str, tensors: Mapping[str, Array], model: ModelSpec) -> Array:
+    """One of our parameters, from a Llama's or Mixtral's tensors; the order of rows is ours."""
+    parts = [tensors[theirs] for theirs in huggingface_names(name)]
+    if name.endswith("linear_qkv.weight"):
+        q, k, v = parts
+        return join_qkv(q, k, v, model)
+    return parts[0] if len(parts) == 1 else concatenated(parts)
 
 
 def huggingface_config(

@@ -12,7 +12,7 @@ MODEL = ModelSpec(
 EXPERTS = ExpertSpec(num_moe_experts=4, moe_router_topk=2, moe_ffn_hidden_size=8)
 
 
-def weights(model=MODEL, experts=None, seed=0, scale=0.3):
+def weights(model=MODEL, experts=None, seed=0, scale=0.3, vocab_size=VOCAB_SIZE):
     """Global name -> float64 tensor, as float32 holds them."""
     generator = torch.Generator().manual_seed(seed)
     h, head = model.hidden_size, model.hidden_size // model.num_attention_heads
@@ -23,7 +23,7 @@ def weights(model=MODEL, experts=None, seed=0, scale=0.3):
     def gain():
         return 1 + 0.2 * torch.randn(h, generator=generator)
 
-    tensors = {"embedding.word_embeddings.weight": torch.randn(VOCAB_SIZE, h, generator=generator)}
+    tensors = {"embedding.word_embeddings.weight": torch.randn(vocab_size, h, generator=generator)}
     for number in range(model.num_layers):
         layer = {
             "input_layernorm.weight": gain(),
@@ -45,7 +45,7 @@ def weights(model=MODEL, experts=None, seed=0, scale=0.3):
         tensors |= {f"decoder.layers.{number}.{suffix}": tensor for suffix, tensor in layer.items()}
     tensors["decoder.final_layernorm.weight"] = gain()
     if model.untie_embeddings_and_output_weights:
-        tensors["output_layer.weight"] = matrix(VOCAB_SIZE, h)
+        tensors["output_layer.weight"] = matrix(vocab_size, h)
     return {name: tensor.double() for name, tensor in tensors.items()}
 
 

@@ -320,7 +320,7 @@ def test_an_incomplete_foreign_model_names_what_it_lacks(tmp_path, make_checkpoi
     checkpoint, _ = make_checkpoint(model_spec("gqa"))
     folder, _ = exported(checkpoint, tokenizer, tmp_path / "hf")
     tensors = HuggingFaceTensors(folder)
-    with pytest.raises(RetraceError, match=r"lacks model.layers.3.self_attn.q_proj.weight"):
+    with pytest.raises(RetraceError, match=r"lacks model.layers.3.input_layernorm.weight"):
         dict(from_huggingface(tensors, model_spec("gqa").model_copy(update={"num_layers": 4}), None))
 
 
