@@ -180,7 +180,7 @@ def train(
                 checkpoints.after_step(state.step, lambda: capture(state))
     if training.train_iters == 0:
         state.logged = {**drain_losses(state), "loss": None}
-        state.validation = evaluate(state.model, text, micro_batch, training.precision)
+        state.validation = validate(text)
 
     sequences = training.train_iters * batch
     spent = ledger.after(training.train_iters)
