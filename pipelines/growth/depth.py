@@ -46,14 +46,38 @@ def check_stacking_list(stacking_list: Sequence[int], num_layers: int) -> None:
         )
 
 
+def pattern_layers(pattern: str, num_layers: int, growth_factor: int) -> list[int]:
+    """The index list of a named pattern for g times l layers, in the paper's a-b*k-c notation with letters for parts.
+
+    ``stack``: the model g times over (0 1 0 1). ``interpolate``: each layer g times (0 0 1 1). ``front``, ``middle``,
+    ``back``: half of the layers, from that place, 2 g - 1 times over, and the others once (123*7-456 for 6 to 24).
+
+    Raises:
+        RetraceError: the layers have no such half.
+    """
+    layers = list(range(num_layers))
+    if pattern == "stack":
+        return layers * growth_factor
+    if pattern == "interpolate":
+        return [layer for layer in layers for _ in range(growth_factor)]
+    parts = 4 if pattern == "middle" else 2
+    if num_layers % parts:
+        raise RetraceError(
+            f"method.pattern {pattern} repeats half of the layers, and {num_layers} layers are not divisible by "
+            f"{parts}: choose another pattern, or give the list as method.stacking_list"
+        )
+    start, half = {"front": 0, "middle": num_layers // 4, "back": num_layers // 2}[pattern], num_layers // 2
+    return layers[:start] + layers[start : start + half] * (2 * growth_factor - 1) + layers[start + half :]
+
+
 def grown_layers(
-    base: ModelSpec, growth_factor: int, stacking_list: Sequence[int] | None, interleaved: bool = False
+    base: ModelSpec, growth_factor: int, stacking_list: Sequence[int] | None, pattern: str = "stack"
 ) -> list[int]:
     """Base layer of every layer of the grown model.
 
     Args:
         growth_factor: g, where there is no list.
-        interleaved: the copies of a layer follow it (0 0 1 1), instead of the copies of the model (0 1 0 1).
+        pattern: how copies are ordered, where there is no list (:func:`pattern_layers`).
 
     Raises:
         RetraceError: no growth, or a list that makes no sense (:func:`check_stacking_list`).
@@ -63,9 +87,7 @@ def grown_layers(
         return list(stacking_list)
     if growth_factor < 1:
         raise RetraceError(f"method.growth_factor must be at least 1, got {growth_factor}")
-    if interleaved:
-        return [layer for layer in range(base.num_layers) for _ in range(growth_factor)]
-    return list(range(base.num_layers)) * growth_factor
+    return pattern_layers(pattern, base.num_layers, growth_factor)
 
 
 def inserted_layers(layers: Sequence[int], num_layers: int) -> list[int]:

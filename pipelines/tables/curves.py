@@ -59,5 +59,11 @@ def flops_to_match(
     return None if reached is None else (reference_flops, reached)
 
 
+def validation_loss(lines: Sequence[dict[str, Any]], reference_lines: Sequence[dict[str, Any]]) -> str:
+    """Name of the validation loss that both runs have logged on the way: of the interim text, or of the whole one."""
+    interim = all(any("interim_val_loss" in line for line in each) for each in (lines, reference_lines))
+    return "interim_val_loss" if interim else "val_loss"
+
+
 def _mean(points: Curve) -> tuple[float, float]:
     return math.fsum(x for x, _ in points) / len(points), math.fsum(y for _, y in points) / len(points)

@@ -145,10 +145,22 @@ METRICS: dict[str, Metric] = {
         "reference",
     ),
     "val_speedup": Metric(
-        "speedup (validation)", "as speedup, on the validation loss", "%", "higher", 1, 100.0, "reference"
+        "speedup (validation)",
+        "as speedup, on the validation losses logged on the way",
+        "%",
+        "higher",
+        1,
+        100.0,
+        "reference",
     ),
     "val_flops_saved": Metric(
-        "FLOPs saved (validation)", "as FLOPs saved, on the validation loss", "%", "higher", 1, 100.0, "reference"
+        "FLOPs saved (validation)",
+        "as FLOPs saved, on the validation losses logged on the way",
+        "%",
+        "higher",
+        1,
+        100.0,
+        "reference",
     ),
     # Continual finetuning, R[t, i] = accuracy on task i after task t of T
     "average_accuracy": _share("ACC", "mean over i of R[T, i]", "higher", 2),

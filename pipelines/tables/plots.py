@@ -1,4 +1,4 @@
-"""Learning curves of a table: mean over seeds, with a band of one standard deviation."""
+"""Learning curves of a table, and losses at equal FLOPs: mean over seeds, with one standard deviation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,25 @@ matplotlib.use("Agg")
 
 import numpy as np
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 
 from pipelines.runs.errors import RetraceError
 from pipelines.tables.cells import Cell
 from pipelines.tables.curves import Curve, read_curve, smooth
+from pipelines.tables.isoflop import levels
 from pipelines.tables.spec import PlotSpec, TableSpec
 
-AXES = {"flops": "training FLOPs", "tokens": "training tokens", "step": "step"}
-LOSSES = {"loss": "training loss (nats a token)", "val_loss": "validation loss (nats a token)"}
+AXES = {
+    "flops": "training FLOPs",
+    "tokens": "training tokens",
+    "step": "step",
+    "base_tokens": "training tokens of the base model",
+}
+LOSSES = {
+    "loss": "training loss (nats a token)",
+    "val_loss": "validation loss (nats a token)",
+    "interim_val_loss": "validation loss on the way (nats a token)",
+}
 # Okabe and Ito's colours, told apart by colour-blind readers; the dash pattern tells them apart in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
@@ -35,31 +46,45 @@ def draw(plot: PlotSpec, table: TableSpec, cells: dict[tuple[str, int], Cell], o
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
-        for place, row in enumerate(table.rows):
-            curves = [
-                smooth(curve, min(table.smoothing_window, max(1, len(curve) // 4)))
-                for seed in table.seeds
-                if (row.name, seed) in cells
-                for curve in [read_curve(cells[row.name, seed].lines, plot.x, plot.y)]
-                if curve
-            ]
-            if not curves:
-                continue
-            xs, means, spreads = mean_curve(curves)
-            colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
-            axes.plot(xs, means, dash, color=colour, label=f"{row.text} ({len(curves)})", linewidth=1.6)
-            low, high = ([m + s * d for m, d in zip(means, spreads, strict=True)] for s in (-1, 1))
-            axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
+        (_draw_isoflop if plot.x == "base_tokens" else _draw_curves)(axes, plot, table, cells)
         if not axes.lines:
             raise RetraceError(f"plots.{plot.name}: no run of table {table.name} has logged {plot.x} and {plot.y}")
         axes.set_xlabel(AXES[plot.x])
         axes.set_ylabel(LOSSES[plot.y])
         axes.grid(True, alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, title="mean ± sd (seeds)")
+        axes.legend(frameon=False, title="mean ± sd (seeds)", fontsize=8 if len(table.rows) > 6 else None)
         figure.savefig(out / f"{plot.name}.png", dpi=150, metadata={"Software": None})
         figure.savefig(out / f"{plot.name}.svg", metadata={"Date": None, "Creator": None})
         pyplot.close(figure)
+
+
+def _draw_curves(axes: Axes, plot: PlotSpec, table: TableSpec, cells: dict[tuple[str, int], Cell]) -> None:
+    for place, row in enumerate(table.rows):
+        curves = [
+            smooth(curve, min(table.smoothing_window, max(1, len(curve) // 4)))
+            for seed in table.seeds
+            if (row.name, seed) in cells
+            for curve in [read_curve(cells[row.name, seed].lines, plot.x, plot.y)]
+            if curve
+        ]
+        if not curves:
+            continue
+        xs, means, spreads = mean_curve(curves)
+        colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
+        axes.plot(xs, means, dash, color=colour, label=f"{row.text} ({len(curves)})", linewidth=1.6)
+        low, high = ([m + s * d for m, d in zip(means, spreads, strict=True)] for s in (-1, 1))
+        axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _draw_isoflop(axes: Axes, plot: PlotSpec, table: TableSpec, cells: dict[tuple[str, int], Cell]) -> None:
+    for place, level in enumerate(levels(table, cells, plot.y)):
+        colour = COLOURS[place % len(COLOURS)]
+        xs, means, spreads = zip(*level.grown, strict=True)
+        label = f"{level.flops:.2e} FLOPs"
+        axes.errorbar(xs, means, spreads, color=colour, marker="o", markersize=4, capsize=3, linewidth=1.4, label=label)
+        if level.scratch is not None:
+            axes.axhline(level.scratch, color=colour, linestyle=":", linewidth=1.2, label=f"{label}, from scratch")
 
 
 def mean_curve(curves: list[Curve]) -> tuple[list[float], list[float], list[float]]:

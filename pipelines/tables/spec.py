@@ -74,12 +74,12 @@ class TableSpec(Spec):
 
 
 class PlotSpec(Spec):
-    """Learning curves of a table's rows."""
+    """Learning curves of a table's rows, or (over ``base_tokens``) their losses at equal FLOPs."""
 
     name: str
     table: str
-    x: Literal["flops", "tokens", "step"] = "flops"
-    y: Literal["loss", "val_loss"] = "loss"
+    x: Literal["flops", "tokens", "step", "base_tokens"] = "flops"
+    y: Literal["loss", "val_loss", "interim_val_loss"] = "loss"
     caption: str | None = None
 
 

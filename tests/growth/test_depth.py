@@ -125,3 +125,29 @@ def test_facts_say_that_stacking_does_not_preserve_the_function():
 def test_growth_that_makes_no_sense_is_refused(method, message):
     with pytest.raises(RetraceError, match=message):
         load_method("growth", method).target(BASE)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "num_layers", "growth_factor", "layers", "rate"),
+    [
+        # 123456*4 and 123*7-456 are of the paper; its rates (eq 51) to two decimals.
+        ("stack", 6, 4, [0, 1, 2, 3, 4, 5] * 4, 86.96),
+        ("front", 6, 4, [0, 1, 2] * 7 + [3, 4, 5], 73.91),
+        ("back", 6, 4, [0, 1, 2] + [3, 4, 5] * 7, 73.91),
+        ("middle", 4, 2, [0, 1, 2, 1, 2, 1, 2, 3], 71.43),
+        ("interpolate", 8, 3, [layer for layer in range(8) for _ in range(3)], 30.43),
+        ("stack", 8, 3, [0, 1, 2, 3, 4, 5, 6, 7] * 3, 91.30),
+        ("front", 2, 3, [0, 0, 0, 0, 0, 1], 20.0),
+    ],
+)
+def test_patterns_are_the_papers_lists_with_their_connection_rates(pattern, num_layers, growth_factor, layers, rate):
+    base = BASE.model_copy(update={"num_layers": num_layers})
+    method = load_method("growth", {"name": "stack", "growth_factor": growth_factor, "pattern": pattern})
+    assert method.layers(base) == layers
+    assert connection_rate(layers) == pytest.approx(rate, abs=5e-3)
+
+
+def test_half_of_an_odd_number_of_layers_is_refused():
+    method = load_method("growth", {"name": "stack", "pattern": "back"})
+    with pytest.raises(RetraceError, match=r"method\.pattern back repeats half .* 3 layers are not divisible by 2"):
+        method.layers(BASE)

@@ -59,6 +59,16 @@ def test_a_loss_never_reached_is_undefined_and_not_extrapolated(name: str) -> No
     assert DERIVED[name](grown, scratch, 1) is None
 
 
+def test_validation_is_compared_on_the_interim_text_where_both_have_it() -> None:
+    scratch, grown = Run([(0, 4.0), (100, 2.0)], "interim_val_loss"), Run([(40, 3.0), (60, 1.0)], "interim_val_loss")
+    for run in (scratch, grown):
+        run.lines.append({"flops": run.lines[-1]["flops"], "val_loss": 9.0})
+    assert DERIVED["val_speedup"](grown, scratch, 5) == pytest.approx(100 / 50 - 1)
+    assert DERIVED["val_flops_saved"](grown, scratch, 5) == pytest.approx(0.5)
+    whole = Run([(30, 9.5), (50, 8.5)], "val_loss")
+    assert DERIVED["val_speedup"](whole, scratch, 5) == pytest.approx(100 / 40 - 1)
+
+
 def test_fewer_points_than_the_window_are_undefined() -> None:
     run = Run([(1, 4.0), (2, 3.0)])
     assert flops_to_match(run.lines, run.lines, "loss", 3) is None

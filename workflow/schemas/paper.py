@@ -129,11 +129,14 @@ class Table(Strict):
 
 
 class Curves(Strict):
-    """Learning curves of a table's rows: mean over seeds with a band of one standard deviation."""
+    """Learning curves of a table's rows: mean over seeds with a band of one standard deviation.
+
+    Over ``base_tokens`` they are IsoFLOP curves: at levels of FLOPs, the loss by the length of the base's training.
+    """
 
     table: Name
-    x: Literal["flops", "tokens", "step"] = "flops"
-    y: Literal["loss", "val_loss"] = "loss"
+    x: Literal["flops", "tokens", "step", "base_tokens"] = "flops"
+    y: Literal["loss", "val_loss", "interim_val_loss"] = "loss"
     caption: str | None = None
 
 

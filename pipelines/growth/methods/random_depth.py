@@ -64,7 +64,7 @@ class RandomDepth:
         """For every layer of the grown model the layer of the base that it is, or follows."""
         if self.ramp_iters is not None and self.ramp_iters < 0:
             raise RetraceError(f"method.ramp_iters must be at least 0, got {self.ramp_iters}")
-        layers = grown_layers(base, self.growth_factor, self.stacking_list, interleaved=True)
+        layers = grown_layers(base, self.growth_factor, self.stacking_list, "interpolate")
         inserted_layers(layers, base.num_layers)
         return layers
 

@@ -6,9 +6,10 @@ preserve the function: the loss jumps at growth and recovers.
 
 Gradients of the grown model are no function of the base's; ``grow_moments`` copies each layer's moments with it.
 
-``stacking_list`` generalises it: interpolation (0 0 1 1), partial stacking (0 1 1 1 2), gradual stacking (growth by 2,
-twice), depth upscaling as SOLAR does it (arXiv 2312.15166: two copies that overlap). ``noise_coeff`` is the paper's
-ablation W <- (1 - a) W + a e, with e normal of variance 2 / (5 d), and 1 / (d L^2) for output projections.
+``pattern`` has the paper's ablations, interpolation (0 0 1 1) and partial stacking (0 1 1 1 2), and ``stacking_list``
+any other list: gradual stacking (growth by 2, twice), depth upscaling as SOLAR does it (arXiv 2312.15166: two copies
+that overlap). ``noise_coeff`` is the paper's ablation W <- (1 - a) W + a e, with e normal of variance 2 / (5 d), and
+1 / (d L^2) for output projections.
 
 Deviations: the text does not say which matrices the noise goes to; here to those of every grown layer, while
 embedding, output layer and gains stay.
@@ -17,7 +18,7 @@ embedding, output layer and gains stay.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipelines.growth.depth import OUTPUT_PROJECTIONS, connection_rate, copy_layers, grown_layers, layer_of
 from pipelines.growth.protocol import Preservation
@@ -39,7 +40,8 @@ class Stack:
 
     Attributes:
         growth_factor: copies of the base (g); the paper advises 4, and finds 2 to 4 best.
-        stacking_list: base layer of every grown layer; given, it takes the place of growth_factor.
+        pattern: what is repeated and in which order; ``stack`` is the paper's method, the others its ablations.
+        stacking_list: base layer of every grown layer; given, it takes the place of growth_factor and pattern.
         noise_coeff: share of noise in the layers' matrices (a); the paper finds 0.2 slightly better, more much worse.
     """
 
@@ -47,6 +49,7 @@ class Stack:
     axis: ClassVar[Axis] = "depth"
 
     growth_factor: int = 4
+    pattern: Literal["stack", "interpolate", "front", "middle", "back"] = "stack"
     stacking_list: tuple[int, ...] | None = None
     noise_coeff: float = 0.0
 
@@ -54,7 +57,7 @@ class Stack:
         """Base layer of every layer of the grown model."""
         if not 0 <= self.noise_coeff <= 1:
             raise RetraceError(f"method.noise_coeff must be between 0 and 1, got {self.noise_coeff}")
-        return grown_layers(base, self.growth_factor, self.stacking_list)
+        return grown_layers(base, self.growth_factor, self.stacking_list, self.pattern)
 
     def target(self, base: ModelSpec) -> ModelSpec:
         return base.model_copy(update={"num_layers": len(self.layers(base))})

@@ -59,7 +59,7 @@ class ZeroDepth:
 
     def layers(self, base: ModelSpec) -> list[int]:
         """Base layer of every layer of the grown model."""
-        layers = grown_layers(base, self.growth_factor, self.stacking_list, interleaved=True)
+        layers = grown_layers(base, self.growth_factor, self.stacking_list, "interpolate")
         inserted_layers(layers, base.num_layers)
         return layers
 

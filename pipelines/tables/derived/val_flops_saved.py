@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.tables.curves import flops_to_match
+from pipelines.tables.curves import flops_to_match, validation_loss
 
 if TYPE_CHECKING:
     from pipelines.tables.cells import Cell
@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 def column(run: Cell, other: Cell, window: int) -> float | None:
     """The share saved; None if the run never reaches the reference's final validation loss."""
-    flops = flops_to_match(run.lines, other.lines, "val_loss", 1)
+    flops = flops_to_match(run.lines, other.lines, validation_loss(run.lines, other.lines), 1)
     return None if flops is None else 1 - flops[1] / flops[0]
