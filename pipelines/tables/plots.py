@@ -84,7 +84,8 @@ def _draw_isoflop(axes: Axes, plot: PlotSpec, table: TableSpec, cells: dict[tupl
         label = f"{level.flops:.2e} FLOPs"
         axes.errorbar(xs, means, spreads, color=colour, marker="o", markersize=4, capsize=3, linewidth=1.4, label=label)
         if level.scratch is not None:
-            axes.axhline(level.scratch, color=colour, linestyle=":", linewidth=1.2, label=f"{label}, from scratch")
+            dotted = "from scratch, at the same FLOPs" if place == 0 else None
+            axes.axhline(level.scratch, color=colour, linestyle=":", linewidth=1.2, label=dotted)
 
 
 def mean_curve(curves: list[Curve]) -> tuple[list[float], list[float], list[float]]:
