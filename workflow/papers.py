@@ -131,6 +131,7 @@ class PaperPlan(Plan):
                     "method": row.method,
                     "stage": table.stage_of(row),
                     "parent": row.from_,
+                    "reference": row.against,
                 }
                 for row in table.rows
             ],
@@ -163,6 +164,17 @@ class PaperPlan(Plan):
         folder = self._folder("corpus", "data", spec)
         return self.add(f"results/data/{domain}/seed{seed}", "data", "build", spec, folder=folder)
 
+    def other_corpus(self) -> str | None:
+        """Text of another domain, to see how far tokenizers reach; None where none is given."""
+        spec = {**_given(self.params.data), "seed": 0}
+        source = spec.get("source", "embedded")
+        if source == "embedded":
+            return self.add("results/data/source/seed0", "data", "build", {**spec, "domain": "source"})
+        folder = self.params.folders.other_corpus if source == "local" else None
+        if folder is None:
+            return None
+        return self.add("results/data/other/seed0", "data", "build", spec, folder=folder)
+
     def tokenizer(self, method: str, overrides: Values, seed: int) -> str:
         """A tokenizer trained on the corpus of a seed."""
         base = {**_given(self.params.tokenizer.train), "method": self.methods.of("tokenizer", method)}
@@ -170,25 +182,39 @@ class PaperPlan(Plan):
         return self.add(path, "tokenizer", "train", overridden(base, overrides), corpus=self.corpus("prose", seed))
 
     def vocabulary(self, tokenizer: str, seed: int) -> str:
-        """The measurements of a tokenizer."""
+        """The measurements of a tokenizer, in its domain and, where there is another, outside it."""
         path = tokenizer.replace("results/tokenizer/", "results/vocabulary/")
         spec = _given(self.params.tokenizer.measure)
-        corpus = self.corpus("prose", seed)
-        return self.add(path, "tokenizer", "measure", spec, tokenizer=tokenizer, corpus=corpus)
+        corpora = {"corpus": self.corpus("prose", seed), "other": self.other_corpus()}
+        return self.add(path, "tokenizer", "measure", spec, tokenizer=tokenizer, **corpora)
 
-    def tokens(self, method: str) -> str:
-        """The corpus that models train on, as tokens of one tokenizer."""
-        tokenizer = self.tokenizer(method, {}, 0)
+    def tokens(self, method: str, overrides: Values | None = None) -> str:
+        """The corpus that models train on, as tokens of one tokenizer.
+
+        Args:
+            overrides: of the tokenizer's spec.
+        """
+        tokenizer = self.tokenizer(method, overrides or {}, 0)
         path = tokenizer.replace("results/tokenizer/", "results/tokens/")
         return self.add(path, "tokenizer", "tokenize", {}, tokenizer=tokenizer, corpus=self.corpus("prose", 0))
 
     def pretrained(self, overrides: Values, seed: int) -> str:
-        """A dense model; its method is its tokenizer."""
-        own = {key: value for key, value in overrides.items() if key != "tokenizer.method"}
-        method = overrides.get("tokenizer.method", self.params.tokenizer.method)
+        """A dense model; its method is its tokenizer.
+
+        Keys that start with ``tokenizer.`` set the spec of the tokenizer.
+        """
+        own, upstream = _split(overrides, "tokenizer")
+        method = str(upstream.pop("method", self.params.tokenizer.method))
         base = self.params.pretrain.model_dump(mode="json")
-        path = f"results/pretrain/{method}/{setting(base, own)}/seed{seed}"
-        return self.add(path, "pretrain", "train", {**overridden(base, own), "seed": seed}, tokens=self.tokens(method))
+        named = {**base, "tokenizer": _given(self.params.tokenizer.train)}
+        varied = {key: value for key, value in overrides.items() if key != "tokenizer.method"}
+        return self.add(
+            f"results/pretrain/{method}/{setting(named, varied)}/seed{seed}",
+            "pretrain",
+            "train",
+            {**overridden(base, own), "seed": seed},
+            tokens=self.tokens(method, upstream),
+        )
 
     def grown(self, method: str, overrides: Values, seed: int) -> str:
         """A grown model, or one trained from scratch beside it.
@@ -201,12 +227,11 @@ class PaperPlan(Plan):
             "model": {**_given(self.params.pretrain.model), **_given(growth.model)},
             "training": {**_given(self.params.pretrain.training), **_given(growth.training)},
         }
-        own = {key: value for key, value in overrides.items() if not key.startswith("pretrain.")}
+        own, upstream = _split(overrides, "pretrain")
         start = None
         if "base" in method_card("growth", method).requires:
             # Scratch has no policies of growth: changing them is not to train it again.
             base |= {policy: getattr(growth, policy) for policy in GROWTH_POLICIES}
-            upstream = {key.removeprefix("pretrain."): overrides[key] for key in overrides if key not in own}
             if overridden(base, own)["optimizer_policy"] != "fresh":
                 upstream["training.save_optim"] = True
             start = self.pretrained(upstream, seed)
@@ -310,6 +335,13 @@ class PaperPlan(Plan):
         """The tokenizer whose tokens a run was trained on."""
         tokens = self[run].inputs["tokens"]
         return str(self[str(tokens)].inputs["tokenizer"])
+
+
+def _split(overrides: Values, stage: str) -> tuple[Values, Values]:
+    """The overrides of a run's own spec, and those of a stage upstream, by the keys of that stage's spec."""
+    prefix = f"{stage}."
+    own = {key: value for key, value in overrides.items() if not key.startswith(prefix)}
+    return own, {key.removeprefix(prefix): value for key, value in overrides.items() if key.startswith(prefix)}
 
 
 def _place(paths: list[str], path: str) -> int:

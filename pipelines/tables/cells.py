@@ -24,6 +24,7 @@ class Cell:
 
     Attributes:
         run: folder of the run whose curves count; None where the cell has an evaluation only.
+        extra: folders of what else was measured of the run.
         metrics: final metrics of all its artifacts.
         sources: key of every artifact, in the order run, extra, evaluation.
     """
@@ -33,11 +34,13 @@ class Cell:
     run: Path | None
     metrics: dict[str, Any]
     sources: tuple[str, ...] = field(default=())
+    extra: tuple[Path, ...] = field(default=())
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
-        """Logged lines of the run, the final one left out."""
-        return [] if self.run is None else [line for line in read_metrics(self.run) if not line.get("final")]
+        """Logged lines of the run and of what was measured of it, the final ones left out."""
+        folders = ([] if self.run is None else [self.run]) + list(self.extra)
+        return [line for folder in folders for line in read_metrics(folder) if not line.get("final")]
 
 
 def gather(table: TableSpec, runs: list[Path], evaluations: list[Path]) -> dict[tuple[str, int], Cell]:
@@ -63,7 +66,8 @@ def gather(table: TableSpec, runs: list[Path], evaluations: list[Path]) -> dict[
                 merged[name], maker[name] = value, folder
         run = None if spec.run is None else runs[spec.run]
         sources = tuple(str(read_record(folder)["key"]) for folder in folders)
-        cells[spec.row, spec.seed] = Cell(spec.row, spec.seed, run, merged, sources)
+        extra = tuple(runs[place] for place in spec.extra)
+        cells[spec.row, spec.seed] = Cell(spec.row, spec.seed, run, merged, sources, extra)
     return cells
 
 
@@ -128,8 +132,8 @@ def _value(table: TableSpec, cells: dict[tuple[str, int], Cell], row: str, seed:
     needs = metric(column).needs
     if needs is None:
         return _number(cell.metrics[column], table, cell, column) if column in cell.metrics else _ABSENT
-    parents = {each.name: each.parent for each in table.rows}
-    other = table.reference if needs == "reference" else parents[row]
+    spec = next(each for each in table.rows if each.name == row)
+    other = (spec.reference or table.reference) if needs == "reference" else spec.parent
     if other is None or other == row or (other, seed) not in cells:
         return _ABSENT
     return DERIVED[column](cell, cells[other, seed], table.smoothing_window)

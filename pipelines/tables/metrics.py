@@ -103,6 +103,9 @@ METRICS: dict[str, Metric] = {
     "val_bits_per_byte": Metric(
         "bits a byte", "total cross-entropy of the validation text / ln 2 / its UTF-8 bytes", "", "lower", 4
     ),
+    "bits_per_byte_change": Metric(
+        "change", "val_bits_per_byte - that of the row it is compared with", "", "lower", 4, 1.0, "reference"
+    ),
     "base_tokens": Metric("base tokens", "training tokens of the base model (d)", "million", "none", 3, 1e-6),
     "tokens": Metric("tokens", "training tokens, those of a base model included", "million", "none", 2, 1e-6),
     "flops": Metric("FLOPs", "training FLOPs, those of a base model included", "1e12", "none", 2, 1e-12),

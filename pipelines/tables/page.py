@@ -132,9 +132,10 @@ class TablePage:
         ]
         if any(metric(column).needs == "reference" for column in self.table.columns):
             window = self.table.smoothing_window
-            lines.append(
-                f"Compared with `{self.table.reference}`, seed by seed; curves smoothed over {window} logged points."
-            )
+            others = list(dict.fromkeys(row.reference or self.table.reference for row in self.table.rows))
+            names = " or ".join(f"`{other}`" for other in others)
+            beside = ", each row with that of its kind" if len(others) > 1 else ""
+            lines.append(f"Compared with {names}{beside}, seed by seed; curves smoothed over {window} logged points.")
         return lines
 
     def _formulas(self) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Learning curves of a table, and losses at equal FLOPs: mean over seeds, with one standard deviation."""
+"""Curves of a table, and losses at equal FLOPs: mean over seeds, with one standard deviation."""
 
 from __future__ import annotations
 
@@ -24,12 +24,17 @@ AXES = {
     "flops": "training FLOPs",
     "tokens": "training tokens",
     "step": "step",
+    "rank": "rank",
     "base_tokens": "training tokens of the base model",
 }
-LOSSES = {
-    "loss": "training loss (nats a token)",
-    "val_loss": "validation loss (nats a token)",
-    "interim_val_loss": "validation loss on the way (nats a token)",
+# What is logged -> the quantity, and the word that tells it from another of that quantity.
+QUANTITIES = {
+    "loss": ("training loss (nats a token)", "training"),
+    "val_loss": ("validation loss (nats a token)", "validation"),
+    "interim_val_loss": ("validation loss on the way (nats a token)", "validation"),
+    "interim_val_bits_per_byte": ("validation text (bits a byte)", "validation"),
+    "visible_frequency": ("occurrences in the training text", "vocabulary"),
+    "scaffold_frequency": ("occurrences in the training text", "scaffolds"),
 }
 # Okabe and Ito's colours, told apart by colour-blind readers; the dash pattern tells them apart in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -48,9 +53,14 @@ def draw(plot: PlotSpec, table: TableSpec, cells: dict[tuple[str, int], Cell], o
         figure, axes = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
         (_draw_isoflop if plot.x == "base_tokens" else _draw_curves)(axes, plot, table, cells)
         if not axes.lines:
-            raise RetraceError(f"plots.{plot.name}: no run of table {table.name} has logged {plot.x} and {plot.y}")
+            names = " or ".join(plot.y)
+            raise RetraceError(f"plots.{plot.name}: no run of table {table.name} has logged {plot.x} and {names}")
+        if plot.scale == "log":
+            # What never occurs has no place on the axis.
+            axes.set_xscale("log")
+            axes.set_yscale("log", nonpositive="mask")
         axes.set_xlabel(AXES[plot.x])
-        axes.set_ylabel(LOSSES[plot.y])
+        axes.set_ylabel(QUANTITIES[plot.y[0]][0])
         axes.grid(True, alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, title="mean ± sd (seeds)", fontsize=8 if len(table.rows) > 6 else None)
@@ -60,25 +70,27 @@ def draw(plot: PlotSpec, table: TableSpec, cells: dict[tuple[str, int], Cell], o
 
 
 def _draw_curves(axes: Axes, plot: PlotSpec, table: TableSpec, cells: dict[tuple[str, int], Cell]) -> None:
-    for place, row in enumerate(table.rows):
+    shown = [row for row in table.rows if not plot.rows or row.name in plot.rows]
+    for place, (row, y) in enumerate((row, y) for row in shown for y in plot.y):
         curves = [
-            smooth(curve, min(table.smoothing_window, max(1, len(curve) // 4)))
+            curve if plot.x == "rank" else smooth(curve, min(table.smoothing_window, max(1, len(curve) // 4)))
             for seed in table.seeds
             if (row.name, seed) in cells
-            for curve in [read_curve(cells[row.name, seed].lines, plot.x, plot.y)]
+            for curve in [read_curve(cells[row.name, seed].lines, plot.x, y)]
             if curve
         ]
         if not curves:
             continue
         xs, means, spreads = mean_curve(curves)
         colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
-        axes.plot(xs, means, dash, color=colour, label=f"{row.text} ({len(curves)})", linewidth=1.6)
+        text = row.text if len(plot.y) == 1 else f"{row.text}, {QUANTITIES[y][1]}"
+        axes.plot(xs, means, dash, color=colour, label=f"{text} ({len(curves)})", linewidth=1.6)
         low, high = ([m + s * d for m, d in zip(means, spreads, strict=True)] for s in (-1, 1))
         axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
 def _draw_isoflop(axes: Axes, plot: PlotSpec, table: TableSpec, cells: dict[tuple[str, int], Cell]) -> None:
-    for place, level in enumerate(levels(table, cells, plot.y)):
+    for place, level in enumerate(levels(table, cells, plot.y[0])):
         colour = COLOURS[place % len(COLOURS)]
         xs, means, spreads = zip(*level.grown, strict=True)
         label = f"{level.flops:.2e} FLOPs"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.verb import Spec
@@ -12,6 +12,16 @@ from pipelines.tables.metrics import metric
 
 # What `tables build` leaves for claims and summary beside the tables.
 CELLS = "cells.json"
+
+# What a plot may show of the lines that runs log.
+Curved = Literal[
+    "loss",
+    "val_loss",
+    "interim_val_loss",
+    "interim_val_bits_per_byte",
+    "visible_frequency",
+    "scaffold_frequency",
+]
 
 
 class RowSpec(Spec):
@@ -22,6 +32,7 @@ class RowSpec(Spec):
     method: str | None = None
     stage: str
     parent: str | None = Field(None, description="row whose model this one starts from")
+    reference: str | None = Field(None, description="row that derived columns compare with; default: the table's")
 
     @property
     def text(self) -> str:
@@ -62,7 +73,8 @@ class TableSpec(Spec):
             raise ValueError(f"cells name {', '.join(strange)}, which is no row or seed of table {self.name}")
         if len(set(named)) < len(named):
             raise ValueError(f"table {self.name} has two cells of one row and seed")
-        for row in (self.reference, *(each.parent for each in self.rows)):
+        others = [name for each in self.rows for name in (each.parent, each.reference)]
+        for row in (self.reference, *others):
             if row is not None and row not in rows:
                 raise ValueError(f"table {self.name} has no row {row!r}; rows: {', '.join(sorted(rows))}")
         for column in self.columns:
@@ -74,13 +86,27 @@ class TableSpec(Spec):
 
 
 class PlotSpec(Spec):
-    """Learning curves of a table's rows, or (over ``base_tokens``) their losses at equal FLOPs."""
+    """Curves of a table's rows: of training, of frequency over rank, or losses at equal FLOPs over
+    ``base_tokens``."""
 
     name: str
     table: str
-    x: Literal["flops", "tokens", "step", "base_tokens"] = "flops"
-    y: Literal["loss", "val_loss", "interim_val_loss"] = "loss"
+    rows: tuple[str, ...] = Field((), description="only these; default: all")
+    x: Literal["flops", "tokens", "step", "rank", "base_tokens"] = "flops"
+    y: tuple[Curved, ...] = Field(("loss",), min_length=1, description="logged numbers, a curve each; or one name")
+    scale: Literal["linear", "log"] = Field("linear", description="of both axes")
     caption: str | None = None
+
+    @field_validator("y", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_loss(self) -> Self:
+        if self.x == "base_tokens" and len(self.y) > 1:
+            raise ValueError(f"plot {self.name}: losses at equal FLOPs are of one y, not {', '.join(self.y)}")
+        return self
 
 
 class BuildSpec(Spec):
@@ -98,6 +124,10 @@ class BuildSpec(Spec):
         for plot in self.plots:
             if plot.table not in tables:
                 raise ValueError(f"plot {plot.name}: no table {plot.table!r}; tables: {', '.join(tables)}")
+            rows = [row.name for row in self.tables[tables.index(plot.table)].rows]
+            for row in plot.rows:
+                if row not in rows:
+                    raise ValueError(f"plot {plot.name}: no row {row!r} in {plot.table}; rows: {', '.join(rows)}")
         return self
 
 

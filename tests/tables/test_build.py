@@ -201,6 +201,51 @@ def test_reported_numbers_of_an_unknown_table_are_refused(runs: list[Path], job:
         build(spec(), {"run": runs, "evaluation": [], "reported": path}, job("out"))
 
 
+def test_rows_may_be_compared_with_rows_of_their_kind(artifact: MakeArtifact, job: MakeJob) -> None:
+    rows = [{"name": name, "stage": "pretrain"} for name in ("small", "smaller", "large", "larger")]
+    rows[1]["reference"] = rows[0]["reference"] = "small"
+    levels = [2.0, 1.5, 1.0, 1.25]
+    inputs = {
+        "run": [
+            artifact(f"{row['name']}{seed}", val_bits_per_byte=level + seed / 8)
+            for row, level in zip(rows, levels, strict=True)
+            for seed in (0, 1)
+        ],
+        "evaluation": [],
+    }
+    cells = [{"row": rows[place // 2]["name"], "seed": place % 2, "run": place} for place in range(8)]
+    table = {"rows": rows, "reference": "large", "columns": ["val_bits_per_byte", "bits_per_byte_change"]}
+    made = job("out")
+    build(spec({**table, "cells": cells}), inputs, made)
+    changes = {
+        line["row"]: (line["seed_0"], line["seed_1"], line["sd"])
+        for line in read_csv(made.out / "operators.csv")
+        if line["column"] == "bits_per_byte_change"
+    }
+    assert changes["smaller"] == ("-0.5", "-0.5", "0.0")
+    assert changes["larger"] == ("0.25", "0.25", "0.0")
+    assert changes["small"][:2] == changes["large"][:2] == ("", "")
+    assert "Compared with `small` or `large`, each row with that of its kind" in (made.out / "operators.md").read_text()
+
+
+def test_a_plot_of_frequencies_takes_its_lines_from_what_was_measured_of_the_run(
+    artifact: MakeArtifact, job: MakeJob
+) -> None:
+    lines = [{"step": k, "rank": k, "visible_frequency": 90 // k, "scaffold_frequency": 9 - k} for k in range(1, 10)]
+    inputs = {"run": [artifact("train", vocab_size=9), artifact("measure", lines, vocab_size=9)], "evaluation": []}
+    rows = [{"name": "bpe", "stage": "tokenizer"}]
+    cells = [{"row": "bpe", "seed": 0, "run": 0, "extra": [1]}]
+    table = {"rows": rows, "columns": ["vocab_size"], "seeds": [0], "reference": None, "cells": cells}
+    plot = {"name": "ranks", "table": "operators", "x": "rank", "scale": "log", "rows": ["bpe"]}
+    made = job("out")
+    build(spec(table, plots=[{**plot, "y": ["visible_frequency", "scaffold_frequency"]}]), inputs, made)
+    assert (made.out / "ranks.svg").stat().st_size > (made.out / "operators.md").stat().st_size
+    with pytest.raises(RetraceError, match="no run of table operators has logged rank and loss or val_loss"):
+        build(spec(table, plots=[{**plot, "y": ["loss", "val_loss"]}]), inputs, job("another"))
+    with pytest.raises(RetraceError, match="plot ranks: no row 'bp' in operators; rows: bpe"):
+        spec(table, plots=[{**plot, "rows": ["bp"]}])
+
+
 def test_a_plot_without_a_curve_is_refused(artifact: MakeArtifact, job: MakeJob) -> None:
     inputs = {"run": [artifact("still", val_loss=1.0)], "evaluation": []}
     table = {"cells": [{"row": "stack", "seed": 0, "run": 0}], "columns": ["val_loss"]}

@@ -71,6 +71,39 @@ def test_a_grown_models_base_takes_its_own_keys_and_keeps_its_optimizer_where_it
         planned.grown("scratch", {"pretrain.train_bytes": 0}, 0)
 
 
+def test_a_models_tokenizer_takes_its_own_keys_and_is_shared_by_models_that_agree(params: dict, root: Path) -> None:
+    planned = plan(params, root)
+    half = {"tokenizer.method": "bpe", "tokenizer.vocab_size": "0.5x"}
+    size = params["tokenizer"]["train"]["vocab_size"] // 2
+    runs = [planned[planned.pretrained({**half, **more}, 0)] for more in ({}, {"training.lr": 0.5})]
+    assert [run.path.split("/")[2:4] for run in runs] == [
+        ["bpe", f"tokenizer.vocab_size={size}"],
+        ["bpe", f"tokenizer.vocab_size={size},training.lr=0.5"],
+    ]
+    assert runs[0].inputs["tokens"] == runs[1].inputs["tokens"] == f"results/tokens/bpe/vocab_size={size}/seed0"
+    tokenizer = planned[planned[runs[0].inputs["tokens"]].inputs["tokenizer"]]
+    assert tokenizer.path == f"results/tokenizer/bpe/vocab_size={size}/seed0"
+    assert tokenizer.spec["vocab_size"] == size
+    assert runs[0].spec == planned[planned.pretrained({}, 0)].spec
+    assert planned.pretrained({"tokenizer.vocab_size": "1x"}, 0) == planned.pretrained({}, 0)
+
+
+def test_tokenizers_are_measured_on_another_domain_where_there_is_one(params: dict, root: Path, tmp_path: Path) -> None:
+    embedded = plan(params, root)
+    measured = embedded["results/vocabulary/bpe/default/seed1"].inputs
+    assert (measured["corpus"], measured["other"]) == ("results/data/prose/seed1", "results/data/source/seed0")
+    assert embedded["results/data/source/seed0"].spec["domain"] == "source"
+    for name in ("novels", "medicine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text.txt").write_text(f"words of {name}", encoding="utf-8")
+    local = {"data.source": "local", "folders.corpus": str(tmp_path / "novels")}
+    assert "other" not in plan(overridden(params, local), root)["results/vocabulary/bpe/default/seed1"].inputs
+    local["folders.other_corpus"] = str(tmp_path / "medicine")
+    planned = plan(overridden(params, local), root)
+    other = planned[planned["results/vocabulary/bpe/default/seed1"].inputs["other"]]
+    assert (other.path, other.inputs["folder"]) == ("results/data/other/seed0", str(tmp_path / "medicine"))
+
+
 def test_scratch_is_not_trained_again_for_another_policy_of_growth(params: dict, root: Path) -> None:
     found = _changed(plan(params, root), plan(overridden(params, {"growth.schedule_policy": "rewarm"}), root))
     assert "growth/stack" in found

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.methods import list_methods
 from pipelines.tables.metrics import METRICS, metric
+from pipelines.tables.spec import Curved
 
 RowStage = Literal["tokenizer", "pretrain", "growth", "moe", "continual"]
 
@@ -67,6 +68,7 @@ class Row(Strict):
             that starts with another stage's name (``tokenizer.method``, ``pretrain.train_bytes``) sets that stage's
             spec upstream of the row.
         from_: the row of this table whose model this one starts from (a line of descent).
+        against: the row that derived columns compare this one with; the table's reference by default.
     """
 
     name: Name
@@ -74,6 +76,7 @@ class Row(Strict):
     stage: RowStage | None = None
     with_: dict[str, Any] = Field(default_factory=dict, alias="with")
     from_: Name | None = Field(None, alias="from")
+    against: Name | None = None
     label: str | None = None
 
     @model_validator(mode="before")
@@ -107,8 +110,9 @@ class Table(Strict):
                 raise ValueError(f"row {row.name} has no stage: give the table one, or the row")
             if row.from_ is not None and row.from_ not in names[: names.index(row.name)]:
                 raise ValueError(f"row {row.name} starts from {row.from_!r}, which is no row above it")
-        if self.reference is not None and self.reference not in names:
-            raise ValueError(f"reference {self.reference!r} is no row; rows: {', '.join(names)}")
+        for other in (self.reference, *(row.against for row in self.rows)):
+            if other is not None and other not in names:
+                raise ValueError(f"reference {other!r} is no row; rows: {', '.join(names)}")
         for column in self.columns:
             needs = metric(column).needs
             if needs == "reference" and self.reference is None:
@@ -128,15 +132,25 @@ class Table(Strict):
         return {**self.with_, **row.with_}
 
 
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class Curves(Strict):
-    """Learning curves of a table's rows: mean over seeds with a band of one standard deviation.
+    """Curves of a table's rows: mean over seeds with a band of one standard deviation.
 
     Over ``base_tokens`` they are IsoFLOP curves: at levels of FLOPs, the loss by the length of the base's training.
+
+    Attributes:
+        rows: those shown; all by default.
+        y: one logged number, or several, a curve each.
     """
 
     table: Name
-    x: Literal["flops", "tokens", "step", "base_tokens"] = "flops"
-    y: Literal["loss", "val_loss", "interim_val_loss"] = "loss"
+    rows: tuple[Name, ...] = ()
+    x: Literal["flops", "tokens", "step", "rank", "base_tokens"] = "flops"
+    y: Annotated[tuple[Curved, ...], BeforeValidator(_one_or_more)] = ("loss",)
+    scale: Literal["linear", "log"] = "linear"
     caption: str | None = None
 
 
@@ -181,6 +195,12 @@ class Paper(Strict):
         for name, plot in self.plots.items():
             if plot.table not in self.tables:
                 raise ValueError(f"plots.{name}: no table {plot.table!r}; tables: {', '.join(self.tables)}")
+            known = [row.name for row in self.tables[plot.table].rows]
+            strange = [row for row in plot.rows if row not in known]
+            if strange:
+                raise ValueError(
+                    f"plots.{name}: table {plot.table} has no row {strange[0]!r}; rows: {', '.join(known)}"
+                )
         seen: set[str] = set()
         for claim in self.claims:
             here = f"claim {claim.id}"

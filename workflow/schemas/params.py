@@ -40,6 +40,9 @@ class Folders(Spec):
     """Where local data lies. A path is not identity: the digest of what is in it is."""
 
     corpus: str | None = Field(None, description="folder of .txt or .jsonl (data.source: local)")
+    other_corpus: str | None = Field(
+        None, description="the same, text of another domain to measure tokenizers on (data.source: local)"
+    )
     tasks: str | None = Field(None, description="folder of labelled tasks (continual.tasks.source: local)")
     harness: str | None = Field(None, description="folder of evaluation sets (evaluate.tasks.source: local)")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.tables.derived import (
     average_acc_gain,
+    bits_per_byte_change,
     bits_per_byte_gain,
     flops_saved,
     speedup,
@@ -23,6 +24,7 @@ from pipelines.tables.derived import (
 
 DERIVED: dict[str, Callable[[Any, Any, int], float | None]] = {
     "average_acc_gain": average_acc_gain.column,
+    "bits_per_byte_change": bits_per_byte_change.column,
     "bits_per_byte_gain": bits_per_byte_gain.column,
     "flops_saved": flops_saved.column,
     "speedup": speedup.column,
