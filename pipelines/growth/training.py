@@ -11,7 +11,7 @@ from pipelines.growth.matching import check_target, match_flops
 from pipelines.growth.protocol import MaskedGrowthMethod, declared
 from pipelines.growth.schedules import restarted_scratch, schedule_after_growth
 from pipelines.megatron.checkpoint import read_config, read_tensors
-from pipelines.megatron.data import open_tokens
+from pipelines.megatron.data import TrainingWindows, open_tokens
 from pipelines.megatron.ledger import check_vocabulary, continuation
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.methods import load_method
@@ -50,18 +50,31 @@ def train(spec: GrowthSpec, inputs: dict[str, Path], job: Job) -> dict[str, floa
 def _train_grown(
     spec: GrowthSpec, method: GrowthMethod, base: Path, tokens: Path, job: Job
 ) -> dict[str, float | int | str]:
+    from pipelines.growth.learning import LearnedGrowthMethod, learn, learning_cost
     from pipelines.growth.optimizer_state import describe_state, grown_state
+    from pipelines.growth.slices import Shape
 
     config, artifact = read_config(base), open_tokens(tokens)
     model = check_target(method, config, spec.model)
     check_vocabulary(config, artifact, "base")
     before = continuation(config, spec.model, spec.seed, "base")
+    base_tokens, base_shape, target = before["tokens_offset"], Shape(model), Shape(spec.model)
+    cost = learning_cost(method, base_shape, target, artifact.vocab_size)
+    learnt_from = before["start_sequence"]
+    before = {
+        "start_sequence": before["start_sequence"] + cost.num_sequences,
+        "tokens_offset": before["tokens_offset"] + cost.tokens,
+        "flops_offset": before["flops_offset"] + cost.flops,
+    }
     matched = match_flops(spec.model, spec.training, artifact.vocab_size, before["flops_offset"])
     schedule = schedule_after_growth(spec.schedule_policy, spec.training, matched.train_iters, config)
     sequences = matched.train_iters * spec.training.global_batch_size
     epoch = (artifact.splits["train"]["num_tokens"] - 1) // spec.model.seq_length
     ledger = place_data(spec.data_policy, before["start_sequence"], sequences, epoch)
     optimizer_state = grown_state(spec.optimizer_policy, method, model, base, spec.seed)
+    if isinstance(method, LearnedGrowthMethod):
+        windows = TrainingWindows(artifact.split("train").tokens, spec.model.seq_length, spec.seed, learnt_from)
+        method = learn(method, base_shape, target, read_tensors(base), windows.sequences, spec.seed, job)
     initial = dict(method.grow(model, read_tensors(base), spec.seed))
     job.say(
         f"grown from {model.num_layers} to {spec.model.num_layers} layers; {matched.train_iters} steps of "
@@ -78,10 +91,12 @@ def _train_grown(
         schedule_policy=spec.schedule_policy,
         data_policy=spec.data_policy,
         **_describe_budget(matched),
+        # Of these, what learning the growth has cost; 0 for most methods.
+        learning_flops=cost.flops,
         **asdict(ledger),
     )
     shown = {name: value for name, value in method.facts(model).items() if name == "connection_rate"}
-    return {**final, "base_tokens": before["tokens_offset"], **shown}
+    return {**final, "base_tokens": base_tokens, **shown}
 
 
 def _train_control(spec: GrowthSpec, base: Path, tokens: Path, job: Job) -> dict[str, float | int | str]:

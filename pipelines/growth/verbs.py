@@ -26,7 +26,11 @@ VERBS: dict[str, Verb | Command] = {
         help="Grow a model into a larger one, tensor by tensor, without training, and measure what changed.",
         implementation="pipelines.growth.grow:grow",
         spec=GrowSpec,
-        inputs={"input": "checkpoint of the base model, or its Hugging Face folder (Llama, Mixtral)"},
+        inputs={
+            "input": "checkpoint of the base model, or its Hugging Face folder (Llama, Mixtral)",
+            "tokens": "folder made by `tokenizer tokenize`, for methods that learn how to grow",
+        },
+        optional=frozenset({"tokens"}),
         packages=("torch",),
     ),
     "plan": Command(

@@ -182,12 +182,11 @@ def attention(x_BSH: Tensor, qkv: Tensor, proj: Tensor, model: ModelSpec) -> Ten
     groups, d = model.num_query_groups, model.hidden_size // model.num_attention_heads
     per_group = model.num_attention_heads // groups
     mixed = (x_BSH @ qkv.T).view(b, s, groups, per_group + 2, d).permute(0, 2, 3, 1, 4)
-    angles = torch.outer(
-        torch.arange(s, dtype=x_BSH.dtype), model.rotary_base ** (-torch.arange(0, d, 2, dtype=x_BSH.dtype) / d)
-    )
+    here = {"dtype": x_BSH.dtype, "device": x_BSH.device}
+    angles = torch.outer(torch.arange(s, **here), model.rotary_base ** (-torch.arange(0, d, 2, **here) / d))
     query, key = (_rotate(each, angles.cos(), angles.sin()) for each in (mixed[:, :, :-2], mixed[:, :, -2:-1]))
     scores = query @ key.transpose(-1, -2) / math.sqrt(d)
-    scores = scores.masked_fill(torch.ones(s, s, dtype=torch.bool).triu(1), -math.inf)
+    scores = scores.masked_fill(torch.ones(s, s, dtype=torch.bool, device=x_BSH.device).triu(1), -math.inf)
     context = scores.softmax(-1) @ mixed[:, :, -1:]
     return context.permute(0, 3, 1, 2, 4).reshape(b, s, -1) @ proj.T
 
