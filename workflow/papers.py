@@ -219,7 +219,8 @@ class PaperPlan(Plan):
     def grown(self, method: str, overrides: Values, seed: int) -> str:
         """A grown model, or one trained from scratch beside it.
 
-        Keys that start with ``pretrain.`` set the base model's spec.
+        Keys that start with ``pretrain.`` set the base model's spec. With keys that start with ``base.`` the base is
+        itself a grown model, by the same method, and they set its spec: growth in two hops.
         """
         growth, pretrain = self.params.growth, self.params.pretrain.model_dump(mode="json")
         base: Values = {
@@ -227,18 +228,23 @@ class PaperPlan(Plan):
             "model": {**_given(self.params.pretrain.model), **_given(growth.model)},
             "training": {**_given(self.params.pretrain.training), **_given(growth.training)},
         }
-        own, upstream = _split(overrides, "pretrain")
+        later, upstream = _split(overrides, "pretrain")
+        own, between = _split(later, "base")
         start = None
         if "base" in method_card("growth", method).requires:
             # Scratch has no policies of growth: changing them is not to train it again.
             base |= {policy: getattr(growth, policy) for policy in GROWTH_POLICIES}
-            if overridden(base, own)["optimizer_policy"] != "fresh":
-                upstream["training.save_optim"] = True
-            start = self.pretrained(upstream, seed)
+            keep = {"training.save_optim": True} if overridden(base, own)["optimizer_policy"] != "fresh" else {}
+            if between:
+                roots = {f"pretrain.{key}": value for key, value in upstream.items()}
+                start = self.grown(method, {**roots, **between, **keep}, seed)
+            else:
+                start = self.pretrained({**upstream, **keep}, seed)
         elif len(own) < len(overrides):
             raise RetraceError(f"{', '.join(sorted(set(overrides) - set(own)))}: {method} starts from no base model")
+        named = {**base, "pretrain": pretrain, "base": base}
         return self.add(
-            f"results/growth/{method}/{setting({**base, 'pretrain': pretrain}, overrides)}/seed{seed}",
+            f"results/growth/{method}/{setting(named, overrides)}/seed{seed}",
             "growth",
             "train",
             {**overridden(base, own), "seed": seed},

@@ -81,7 +81,14 @@ def _train_grown(
         f"{spec.training.train_iters} are left after the base's FLOPs"
     )
     masks = partial(method.masks, model) if isinstance(method, MaskedGrowthMethod) else None
-    options = {**before, "start_sequence": ledger.start_sequence, "schedule": schedule, "masks": masks}
+    options = {
+        **before,
+        "start_sequence": ledger.start_sequence,
+        "schedule": schedule,
+        "masks": masks,
+        # Where the loss is followed on the way, it is also measured as growth has left it.
+        "evaluate_start": spec.training.eval_interval is not None,
+    }
     final = _run(
         spec, _of_length(spec, matched), tokens, job, options, initial=initial, optimizer_state=optimizer_state
     )

@@ -83,6 +83,7 @@ def train(
     start_sequence: int = 0,
     schedule: Schedule | None = None,
     optimizer_state: OptimizerState | None = None,
+    evaluate_start: bool = False,
     on_log: Callable[[Gpt], dict[str, Any]] | None = None,
     watch: Callable[[Gpt], AbstractContextManager[Watcher]] | None = None,
 ) -> dict[str, Any]:
@@ -105,6 +106,7 @@ def train(
         start_sequence: sequences of this seed's order that run has used; this one goes on after them.
         schedule: the learning rate of its ``training.train_iters`` steps; default: the training's own.
         optimizer_state: what AdamW starts with, in place of zero moments.
+        evaluate_start: evaluate before the first step, too (on the text of the evaluations on the way).
         on_log: called with the model on every rank at each log line; what it returns joins the line, and the last
             one the final metrics.
         watch: called with the model on every rank before each evaluation; its context is open while the validation
@@ -112,7 +114,7 @@ def train(
 
     Returns:
         train_loss, val_loss, val_bits_per_byte, tokens, flops, num_parameters; with experts also
-        num_active_parameters and the auxiliary losses.
+        num_active_parameters and the auxiliary losses; with evaluate_start the validation loss there as start_loss.
 
     Raises:
         RetraceError: layout, data or initial weights do not fit.
@@ -161,6 +163,8 @@ def train(
     with job.resumable() as checkpoints:
         if (saved := checkpoints.load()) is not None:
             restore(state, saved)
+        if evaluate_start and state.step == 0:
+            job.log(step=0, **ledger.after(0), **validate(interim, "" if interim is text else "interim_"))
         with job.progress(training.train_iters, "train", done=state.step) as bar:
             while state.step < training.train_iters:
                 batches = micro_batches(windows, state.step + 1, batch, micro_batch, rank, ranks)
@@ -212,6 +216,8 @@ def train(
     )
     loss = state.logged.pop("loss")
     final = {"train_loss": loss, **state.validation, **spent, "num_parameters": sum(sizes.values()), **state.logged}
+    if evaluate_start:
+        final["start_loss"] = state.evaluations[0].loss
     if experts is not None:
         expert_sizes = sum(size for name, size in sizes.items() if is_expert(name))
         idle = expert_sizes * (experts.num_moe_experts - experts.moe_router_topk) // experts.num_moe_experts

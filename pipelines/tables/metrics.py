@@ -122,6 +122,14 @@ METRICS: dict[str, Metric] = {
     "connection_rate": Metric(
         "connection rate", "neighbouring layers that were neighbours in the base / neighbours", "%", "none", 1
     ),
+    "start_loss": Metric(
+        "validation loss at growth",
+        "validation loss of the grown model before its first step, on the text of the evaluations on the way; of a "
+        "growth that preserves the function, the base's loss",
+        "nats",
+        "lower",
+        4,
+    ),
     # Growth, against the table's reference row of the same seed
     "speedup": Metric(
         "speedup",

@@ -272,6 +272,32 @@ def test_the_controls_optimizer_starts_anew_at_the_restart(base, grow, job, toke
         train(spec({"name": "scratch_restart"}, schedule_policy="continue"), {"tokens": tokens, "base": base}, refused)
 
 
+# Loss at growth
+
+
+def test_the_loss_at_growth_is_the_bases_where_the_function_is_preserved_and_higher_where_it_is_not(job, tokens):
+    followed = TRAINING.model_copy(update={"eval_interval": 3, "interim_eval_tokens": 200})
+    with job("base") as base:
+        from pipelines.megatron.training import train as train_dense
+
+        train_dense(MODEL, None, followed.model_copy(update={"train_iters": 40}), SEED, tokens, base)
+    before = [json.loads(line) for line in (base.out / METRICS).read_text().splitlines()]
+    before = [line["interim_val_loss"] for line in before if "interim_val_loss" in line][-1]
+    longer = followed.model_copy(update={"train_iters": 40})
+    starts = {}
+    for method in ("zero_depth", "stack"):
+        with job(method) as made:
+            final = train(
+                spec({"name": method, "growth_factor": 2}, training=longer), {"tokens": tokens, "base": base.out}, made
+            )
+        first = json.loads((made.out / METRICS).read_text().splitlines()[0])
+        assert (first["step"], first["flops"]) == (0, read_config(base.out)["flops_spent"])
+        assert first["interim_val_loss"] == final["start_loss"]
+        starts[method] = final["start_loss"]
+    assert starts["zero_depth"] == pytest.approx(before, rel=1e-6)
+    assert starts["stack"] > before + 0.05
+
+
 # Data
 
 

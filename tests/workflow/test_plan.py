@@ -104,6 +104,20 @@ def test_tokenizers_are_measured_on_another_domain_where_there_is_one(params: di
     assert (other.path, other.inputs["folder"]) == ("results/data/other/seed0", str(tmp_path / "medicine"))
 
 
+def test_growth_in_two_hops_is_grown_from_a_grown_model(params: dict, root: Path) -> None:
+    planned = plan(params, root)
+    hops = {"base.model.num_layers": 4, "base.method.growth_factor": 2, "base.training.train_iters": "0.5x"}
+    second = planned[planned.grown("stack", {"method.growth_factor": 2, "model.num_layers": 8, **hops}, 0)]
+    first = planned[second.inputs["base"]]
+    assert (first.stage, first.spec["model"]["num_layers"], first.spec["method"]["growth_factor"]) == ("growth", 4, 2)
+    assert first.spec["training"]["train_iters"] == params["growth"]["training"]["train_iters"] // 2
+    assert first.inputs["base"] == "results/pretrain/scaffold_bpe/default/seed0"
+    kept = planned[planned.grown("stack", {"optimizer_policy": "copy", **hops}, 0)]
+    between = planned[kept.inputs["base"]]
+    assert between.spec["training"]["save_optim"]
+    assert between.spec["optimizer_policy"] == "fresh"
+
+
 def test_scratch_is_not_trained_again_for_another_policy_of_growth(params: dict, root: Path) -> None:
     found = _changed(plan(params, root), plan(overridden(params, {"growth.schedule_policy": "rewarm"}), root))
     assert "growth/stack" in found
