@@ -19,7 +19,14 @@ MODEL = ModelSpec(
 )
 EXPERTS = ExpertSpec(num_moe_experts=4, moe_router_topk=2, moe_ffn_hidden_size=32, moe_aux_loss_coeff=0.01)
 TRAINING = TrainingSpec(
-    train_iters=20, global_batch_size=8, lr=0.01, min_lr=0.001, lr_warmup_iters=2, precision="fp32", log_interval=1
+    train_iters=20,
+    global_batch_size=8,
+    lr=0.01,
+    min_lr=0.001,
+    lr_warmup_iters=2,
+    precision="fp32",
+    log_interval=1,
+    save_optim=True,
 )
 
 

@@ -95,3 +95,19 @@ def test_the_run_record_says_what_ran(runs):
     assert facts["backend"] in ("gloo", "nccl")
     assert facts["micro_batch_size"] == 2
     assert json.loads((runs / "dense-pp2" / "facts.json").read_text())["pipeline_model_parallel_size"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [each["name"] for each in TWO])
+def test_the_optimizers_moments_are_whole_and_the_same_from_any_layout(runs, layout):
+    from pipelines.megatron.checkpoint import read_optimizer, read_tensors
+
+    one = runs / f"{layout.split('-')[0]}-one"
+    (step, expected), (steps, found) = (read_optimizer(each, "base") for each in (one, runs / layout))
+    assert step == steps == 20
+    assert list(found) == list(expected)
+    names = list(read_tensors(one))
+    assert list(found) == [f"{kind}/{name}" for kind in ("exp_avg", "exp_avg_sq") for name in names]
+    for name in expected:
+        scale = expected[name].abs().max().item()
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-3 * scale, msg=name)

@@ -119,3 +119,29 @@ def test_steps_equal_a_plain_torch_loop(one_process, clip_grad):
         assert state.grad_norm == pytest.approx(norm, rel=1e-4)
     for one, other in zip(state.model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_in_several_schedules_goes_through_each_from_its_place_and_resumes_at_any_step():
+    from pipelines.megatron.optimizer import Scheduler, build_optimizer
+    from pipelines.megatron.schedule import Schedule
+
+    shape = {"global_batch_size": 1, "lr": LR, "min_lr": LOW, "lr_warmup_iters": WARMUP}
+    first, second = (TrainingSpec(train_iters=n, **shape) for n in (STEPS, 10))
+    schedule = Schedule((first, second), offset=15, rewarm_iters=2)
+    assert schedule.train_iters == 15
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), first)
+    scheduler = Scheduler(optimizer, schedule)
+    rates = []
+    for _ in range(schedule.train_iters):
+        scheduler.step(1)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(lr("cosine", 16) / 2)
+    assert rates[1:5] == pytest.approx([lr("cosine", step) for step in (17, 18, 19, 20)])
+    assert rates[5:9] == pytest.approx([LR * step / WARMUP for step in (1, 2, 3, 4)])
+    assert rates[-1] == pytest.approx(LOW)
+    assert [step for step in range(1, 16) if schedule.restarts(step)] == [6]
+    for step in range(1, 16):
+        resumed = Scheduler(optimizer, schedule)
+        resumed.num_steps = step
+        resumed.step(0)
+        assert optimizer.param_groups[0]["lr"] == rates[step - 1]
