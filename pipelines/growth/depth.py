@@ -50,24 +50,26 @@ def pattern_layers(pattern: str, num_layers: int, growth_factor: int) -> list[in
     """The index list of a named pattern for g times l layers, in the paper's a-b*k-c notation with letters for parts.
 
     ``stack``: the model g times over (0 1 0 1). ``interpolate``: each layer g times (0 0 1 1). ``front``, ``middle``,
-    ``back``: half of the layers, from that place, 2 g - 1 times over, and the others once (123*7-456 for 6 to 24).
+    ``back``: half of the layers, from that place, as often as it takes, and the others once (123*7-456 for 6 to 24);
+    less than half where that does not come out even.
 
     Raises:
-        RetraceError: the layers have no such half.
+        RetraceError: the layers have no such part.
     """
     layers = list(range(num_layers))
     if pattern == "stack":
         return layers * growth_factor
     if pattern == "interpolate":
         return [layer for layer in layers for _ in range(growth_factor)]
-    parts = 4 if pattern == "middle" else 2
-    if num_layers % parts:
+    if num_layers < (3 if pattern == "middle" else 2):
         raise RetraceError(
-            f"method.pattern {pattern} repeats half of the layers, and {num_layers} layers are not divisible by "
-            f"{parts}: choose another pattern, or give the list as method.stacking_list"
+            f"method.pattern {pattern} repeats a part of the layers, and a base of {num_layers} has none: choose "
+            "another pattern"
         )
-    start, half = {"front": 0, "middle": num_layers // 4, "back": num_layers // 2}[pattern], num_layers // 2
-    return layers[:start] + layers[start : start + half] * (2 * growth_factor - 1) + layers[start + half :]
+    new = num_layers * (growth_factor - 1)
+    size = max(size for size in range(1, num_layers // 2 + 1) if new % size == 0)
+    start = {"front": 0, "middle": (num_layers - size) // 2, "back": num_layers - size}[pattern]
+    return layers[:start] + layers[start : start + size] * (new // size + 1) + layers[start + size :]
 
 
 def grown_layers(

@@ -128,7 +128,7 @@ class TablePage:
         seeds = ", ".join(str(seed) for seed in self.table.seeds)
         lines = [
             f"Mean ± standard deviation (number of seeds); seeds {seeds}. ↓ lower is better, ↑ higher is better. "
-            f"{NOTHING}: not a number of that stage, or undefined."
+            f"{NOTHING}: not a number of that stage, or undefined. 95 % intervals of the means are in the CSV."
         ]
         if any(metric(column).needs == "reference" for column in self.table.columns):
             window = self.table.smoothing_window

@@ -138,6 +138,8 @@ def test_growth_that_makes_no_sense_is_refused(method, message):
         ("interpolate", 8, 3, [layer for layer in range(8) for _ in range(3)], 30.43),
         ("stack", 8, 3, [0, 1, 2, 3, 4, 5, 6, 7] * 3, 91.30),
         ("front", 2, 3, [0, 0, 0, 0, 0, 1], 20.0),
+        ("middle", 3, 2, [0, 1, 1, 1, 1, 2], 40.0),
+        ("back", 4, 4, [0, 1] + [2, 3] * 7, 60.0),
     ],
 )
 def test_patterns_are_the_papers_lists_with_their_connection_rates(pattern, num_layers, growth_factor, layers, rate):
@@ -147,7 +149,7 @@ def test_patterns_are_the_papers_lists_with_their_connection_rates(pattern, num_
     assert connection_rate(layers) == pytest.approx(rate, abs=5e-3)
 
 
-def test_half_of_an_odd_number_of_layers_is_refused():
+def test_a_part_of_too_few_layers_is_refused():
     method = load_method("growth", {"name": "stack", "pattern": "back"})
-    with pytest.raises(RetraceError, match=r"method\.pattern back repeats half .* 3 layers are not divisible by 2"):
-        method.layers(BASE)
+    with pytest.raises(RetraceError, match=r"method\.pattern back repeats a part .* a base of 1 has none"):
+        method.layers(BASE.model_copy(update={"num_layers": 1}))

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 
+from pipelines.megatron.spec import ModelSpec
 from pipelines.runs.errors import RetraceError
+from pipelines.runs.methods import load_method, method_card
 from workflow.papers import PaperPlan, plan_papers
 from workflow.plan import overridden, setting
 
@@ -116,6 +119,25 @@ def test_growth_in_two_hops_is_grown_from_a_grown_model(params: dict, root: Path
     between = planned[kept.inputs["base"]]
     assert between.spec["training"]["save_optim"]
     assert between.spec["optimizer_policy"] == "fresh"
+
+
+@pytest.mark.parametrize("overlay", ["params.yaml", "params/smoke.yaml", "params/small.yaml"])
+def test_every_growth_of_every_table_reaches_the_size_it_is_to_train(
+    params: dict, root: Path, tmp_path: Path, overlay: str
+) -> None:
+    (tmp_path / "text.txt").write_text("some words", encoding="utf-8")
+    given = copy.deepcopy(params)
+    update_config(given, yaml.safe_load((root / overlay).read_text(encoding="utf-8")))
+    given["folders"] = dict.fromkeys(("corpus", "other_corpus"), str(tmp_path))
+    given["papers"] = ["gstack", *(["gstack_ablations"] if "small" in overlay else [])]
+    planned = plan(given, root)
+    grown = [job for job in planned.jobs.values() if job.stage == "growth" and "base" in job.inputs]
+    assert len(grown) > 10
+    for job in grown:
+        if method_card("growth", job.spec["method"]["name"]).axis != "none":
+            base = ModelSpec.model_validate(planned[str(job.inputs["base"])].spec["model"])
+            target = load_method("growth", job.spec["method"]).target(base)
+            assert target == ModelSpec.model_validate(job.spec["model"]), job.path
 
 
 def test_scratch_is_not_trained_again_for_another_policy_of_growth(params: dict, root: Path) -> None:
