@@ -12,7 +12,7 @@ from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import digest
 from pipelines.runs.methods import method_card
 from workflow.plan import Plan, Values, overridden, setting
-from workflow.schemas.paper import Paper, Row, Table, load_paper
+from workflow.schemas.paper import DEFAULT_METHODS, Paper, Row, Table, load_paper
 from workflow.schemas.params import MethodParams, Params, load_params
 
 GROWTH_POLICIES = ("optimizer_policy", "schedule_policy", "data_policy")
@@ -150,7 +150,7 @@ class PaperPlan(Plan):
             tokenizer = self.tokenizer(str(row.method), overrides, seed)
             return [tokenizer, self.vocabulary(tokenizer, seed)]
         if stage == "pretrain":
-            return [self.pretrained(overrides, seed)]
+            return [self.pretrained(row.method or DEFAULT_METHODS[stage], overrides, seed)]
         make = {"growth": self.grown, "moe": self.experts, "continual": self.finetuned}[stage]
         return [make(str(row.method), overrides, seed)]
 
@@ -198,22 +198,22 @@ class PaperPlan(Plan):
         path = tokenizer.replace("results/tokenizer/", "results/tokens/")
         return self.add(path, "tokenizer", "tokenize", {}, tokenizer=tokenizer, corpus=self.corpus("prose", 0))
 
-    def pretrained(self, overrides: Values, seed: int) -> str:
-        """A dense model; its method is its tokenizer.
+    def pretrained(self, method: str, overrides: Values, seed: int) -> str:
+        """A model from scratch, its linear layers in the form of a method.
 
-        Keys that start with ``tokenizer.`` set the spec of the tokenizer.
+        Keys that start with ``tokenizer.`` set the tokenizer whose tokens it reads, and that one's spec.
         """
         own, upstream = _split(overrides, "tokenizer")
-        method = str(upstream.pop("method", self.params.tokenizer.method))
-        base = self.params.pretrain.model_dump(mode="json")
-        named = {**base, "tokenizer": _given(self.params.tokenizer.train)}
-        varied = {key: value for key, value in overrides.items() if key != "tokenizer.method"}
+        default = self.params.tokenizer.method
+        tokenizer = str(upstream.pop("method", default))
+        base = {**self.params.pretrain.model_dump(mode="json"), "method": self.methods.of("pretrain", method)}
+        named = {**base, "tokenizer": {**_given(self.params.tokenizer.train), "method": default}}
         return self.add(
-            f"results/pretrain/{method}/{setting(named, varied)}/seed{seed}",
+            f"results/pretrain/{method}/{setting(named, overrides)}/seed{seed}",
             "pretrain",
             "train",
             {**overridden(base, own), "seed": seed},
-            tokens=self.tokens(method, upstream),
+            tokens=self.tokens(tokenizer, upstream),
         )
 
     def grown(self, method: str, overrides: Values, seed: int) -> str:
@@ -239,7 +239,7 @@ class PaperPlan(Plan):
                 roots = {f"pretrain.{key}": value for key, value in upstream.items()}
                 start = self.grown(method, {**roots, **between, **keep}, seed)
             else:
-                start = self.pretrained({**upstream, **keep}, seed)
+                start = self.pretrained(DEFAULT_METHODS["pretrain"], {**upstream, **keep}, seed)
         elif len(own) < len(overrides):
             raise RetraceError(f"{', '.join(sorted(set(overrides) - set(own)))}: {method} starts from no base model")
         named = {**base, "pretrain": pretrain, "base": base}

@@ -101,6 +101,8 @@ def write_grown(out: Path, source: Source, target: Shape, tensors: Iterable[tupl
     if source.kind == "retrace":
         grown = {
             **source.config,
+            # The grown weights are dense, whatever form the base was trained in.
+            "pretrain_method": None,
             "model": target.model.model_dump(mode="json"),
             "experts": target.experts and target.experts.model_dump(mode="json"),
         }

@@ -22,6 +22,7 @@ FORMAT = "retrace-megatron-1"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 OPTIMIZER_INDEX = "optimizer.safetensors.index.json"
+FACTORS_INDEX = "factors.safetensors.index.json"
 MAX_SHARD_BYTES = 2**30
 REQUIRED = ("model", "experts", "vocab_size")
 
@@ -76,6 +77,18 @@ def read_optimizer(path: Path, name: str) -> tuple[int, LazyTensors]:
     return step, LazyTensors(path, _weight_map(path, OPTIMIZER_INDEX))
 
 
+def read_factors(path: Path) -> LazyTensors:
+    """What the weights beside it were composed of, by global name; indices are int64.
+
+    Raises:
+        RetraceError: as ``read_config``, or the model was not trained in factors.
+    """
+    read_config(path)
+    if not (path / FACTORS_INDEX).is_file():
+        raise RetraceError(f"{path} has no {FACTORS_INDEX}: its model was trained in dense weights")
+    return LazyTensors(path, _weight_map(path, FACTORS_INDEX))
+
+
 def read_tensors(path: Path, framework: str = "pt") -> LazyTensors:
     """The tensors of a checkpoint by global name, each read from disk when it is asked for.
 
@@ -90,7 +103,7 @@ def read_tensors(path: Path, framework: str = "pt") -> LazyTensors:
 
 
 class LazyTensors(Mapping[str, "Tensor"]):
-    """Global name -> float32 tensor, read from the shards into memory of its own."""
+    """Global name -> float32 tensor (int64 where it holds indices), read from the shards into memory of its own."""
 
     def __init__(self, path: Path, weight_map: dict[str, str], framework: str = "pt") -> None:
         self._path, self._weight_map, self._framework = path, weight_map, framework
@@ -150,6 +163,11 @@ def write_optimizer(
     _write_shards(out, OPTIMIZER_INDEX, moments, max_shard_bytes, {"step": step})
 
 
+def write_factors(out: Path, factors: Iterable[tuple[str, Tensor]], *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """Write what weights that are still to come are composed of, as ``read_factors`` reads it."""
+    _write_shards(out, FACTORS_INDEX, factors, max_shard_bytes, {})
+
+
 def _write_shards(
     out: Path,
     index: str,
@@ -160,7 +178,9 @@ def _write_shards(
     import torch
 
     pairs = tensors.items() if isinstance(tensors, Mapping) else tensors
-    writer = ShardWriter(out, max_shard_bytes).write((name, each.detach().to(torch.float32)) for name, each in pairs)
+    writer = ShardWriter(out, max_shard_bytes).write(
+        (name, each.detach().to(torch.float32 if each.is_floating_point() else each.dtype)) for name, each in pairs
+    )
     stem = index.split(".")[0]
     weight_map = writer.name_files(lambda number, count: f"{stem}-{number:05d}-of-{count:05d}.safetensors")
     _write_json(out / index, {"metadata": {"total_size": writer.total_size, **metadata}, "weight_map": weight_map})

@@ -34,20 +34,20 @@ def global_names(model: Gpt) -> dict[str, str]:
     Layers are counted from the first stage, experts from the first expert-parallel rank; a head tied to the
     embedding of another stage carries the embedding's name.
     """
+    return {name: global_name(model, name) for name, _ in model.named_parameters()}
+
+
+def global_name(model: Gpt, name: str) -> str:
+    """The name in the whole, unsharded model of what this rank calls ``name``."""
+    if name == HEAD and model.share_embeddings_and_output_weights:
+        return EMBEDDING
+    layer = _LAYER.match(name)
+    if layer is None:
+        return name
+    number = model.decoder.layers[int(layer[1])].layer_number - 1
+    name = f"decoder.layers.{number}.{name[layer.end() :]}"
     experts_before = parallel_state.get_expert_model_parallel_rank() * _experts_here(model)
-    tied = model.share_embeddings_and_output_weights
-
-    def rename(name: str) -> str:
-        if name == HEAD and tied:
-            return EMBEDDING
-        layer = _LAYER.match(name)
-        if layer is None:
-            return name
-        number = model.decoder.layers[int(layer[1])].layer_number - 1
-        name = f"decoder.layers.{number}.{name[layer.end() :]}"
-        return _EXPERT.sub(lambda expert: f".experts.local_experts.{int(expert[1]) + experts_before}.", name)
-
-    return {name: rename(name) for name, _ in model.named_parameters()}
+    return _EXPERT.sub(lambda expert: f".experts.local_experts.{int(expert[1]) + experts_before}.", name)
 
 
 def is_expert(global_name: str) -> bool:

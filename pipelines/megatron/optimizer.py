@@ -99,8 +99,8 @@ class AdamW(FP32Optimizer):
     """
 
     def __init__(self, parameters: list[torch.nn.Parameter], config: OptimizerConfig) -> None:
-        decayed = [p for p in parameters if p.dim() > 1]
-        plain = [p for p in parameters if p.dim() <= 1]
+        decayed = [p for p in parameters if p.dim() > 1 or getattr(p, "decayed", False)]
+        plain = [p for p in parameters if not (p.dim() > 1 or getattr(p, "decayed", False))]
         groups = [
             {"params": each, "weight_decay": decay, "wd_mult": mult}
             for each, decay, mult in ((decayed, config.weight_decay, 1.0), (plain, 0.0, 0.0))

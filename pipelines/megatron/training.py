@@ -16,11 +16,18 @@ from pipelines.megatron import backend
 # isort: split
 from megatron.core import parallel_state
 
-from pipelines.megatron.checkpoint import write_checkpoint, write_optimizer
+from pipelines.megatron.allocation import allocated_bytes
+from pipelines.megatron.checkpoint import write_checkpoint, write_factors, write_optimizer
 from pipelines.megatron.data import TrainingWindows, evaluation_windows, micro_batches, open_tokens
 from pipelines.megatron.evaluation import evaluate
 from pipelines.megatron.flops import BACKWARD_FACTOR, training_flops_per_token
-from pipelines.megatron.gathering import gather_moments, gather_parameters
+from pipelines.megatron.gathering import (
+    composed_layers,
+    gather_factors,
+    gather_moments,
+    gather_parameters,
+    trained_sizes,
+)
 from pipelines.megatron.initialisation import is_expert
 from pipelines.megatron.layout import check_layout, default_micro_batch
 from pipelines.megatron.masks import Masks, check_ramp, masked
@@ -77,6 +84,7 @@ def train(
     prepare: Callable[[Gpt], None] | None = None,
     masks: Masks | None = None,
     moe_method: dict[str, Any] | None = None,
+    pretrain_method: dict[str, Any] | None = None,
     extra_forward_flops: int = 0,
     flops_offset: int = 0,
     tokens_offset: int = 0,
@@ -100,7 +108,7 @@ def train(
         initial: global name -> tensor to start from, in place of random weights.
         router_builder, prepare: as in ``build_model``.
         masks: what parameters are multiplied by while they are let in (see ``megatron/masks.py``).
-        moe_method: recorded in the checkpoint, for those who load it.
+        moe_method, pretrain_method: recorded in the checkpoint, for those who load it.
         extra_forward_flops: operations a token that a method adds to the forward pass.
         flops_offset, tokens_offset: what the model has cost before (a base model's run).
         start_sequence: sequences of this seed's order that run has used; this one goes on after them.
@@ -113,8 +121,9 @@ def train(
             text passes, and what the entered object's ``metrics()`` then returns joins the validation metrics.
 
     Returns:
-        train_loss, val_loss, val_bits_per_byte, tokens, flops, num_parameters; with experts also
-        num_active_parameters and the auxiliary losses; with evaluate_start the validation loss there as start_loss.
+        train_loss, val_loss, val_bits_per_byte, tokens, flops, num_parameters (those trained), state_bytes (see
+        ``allocation``); with experts also num_active_parameters and the auxiliary losses; with evaluate_start the
+        validation loss there as start_loss.
 
     Raises:
         RetraceError: layout, data or initial weights do not fit.
@@ -192,6 +201,7 @@ def train(
         "model": model_spec.model_dump(mode="json"),
         "experts": experts and experts.model_dump(mode="json"),
         "moe_method": moe_method,
+        "pretrain_method": pretrain_method,
         "vocab_size": artifact.vocab_size,
         "tokenizer_key": artifact.tokenizer_key,
         "tokens_seen": spent["tokens"],
@@ -202,20 +212,23 @@ def train(
     }
     if training.save_optim:
         _save_optimizer(state, job)
-    sizes = _save(model, job, config)
+    _save(model, job, config)
     if job.is_main:
         write_position_losses(job.out, state.evaluations)
+    sizes, memory = trained_sizes(model), allocated_bytes(state)
     job.record(
         **backend.layout(),
         **spent,
         micro_batch_size=micro_batch,
         flops_per_token=flops_a_token,
+        state_bytes=memory,
         epochs=windows.epochs(sequences),
         eval_tokens=text.num_tokens,
         eval_bytes_exact=text.exact,
     )
     loss = state.logged.pop("loss")
     final = {"train_loss": loss, **state.validation, **spent, "num_parameters": sum(sizes.values()), **state.logged}
+    final["state_bytes"] = sum(memory.values())
     if evaluate_start:
         final["start_loss"] = state.evaluations[0].loss
     if experts is not None:
@@ -236,19 +249,16 @@ def _save_optimizer(state: TrainingState, job: Job) -> None:
             pass
 
 
-def _save(model: Gpt, job: Job, config: dict[str, Any]) -> dict[str, int]:
-    """Write the checkpoint from rank 0 (all ranks call). Returns global name -> size, filled on rank 0."""
-    sizes: dict[str, int] = {}
-
-    def counted() -> Any:
-        for name, tensor in gather_parameters(model):
-            sizes[name] = tensor.numel()
-            yield name, tensor
-
+def _save(model: Gpt, job: Job, config: dict[str, Any]) -> None:
+    """Write the checkpoint from rank 0 (all ranks call): dense weights, and what they are composed of beside them."""
+    factored = bool(composed_layers(model))
     if job.is_main:
-        write_checkpoint(job.out, config, counted())
+        if factored:
+            write_factors(job.out, gather_factors(model))
+        write_checkpoint(job.out, config, gather_parameters(model))
     else:
+        for _ in gather_factors(model) if factored else ():
+            pass
         for _ in gather_parameters(model):
             pass
     torch.distributed.barrier()
-    return sizes

@@ -1,1 +1,1 @@
-"""Pretraining: dense models from scratch."""
+"""Pretraining: models from scratch, their linear layers dense or in factors."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from pipelines.megatron.spec import ModelSpec, TrainingSpec
@@ -9,8 +11,11 @@ from pipelines.runs.verb import Spec
 
 
 class TrainSpec(Spec):
-    """A dense model trained from random weights."""
+    """A model trained from random weights."""
 
+    method: dict[str, Any] = Field(
+        {"name": "dense"}, description="form in which the linear layers are trained, and its hyper-parameters"
+    )
     model: ModelSpec
     training: TrainingSpec
     train_bytes: int | None = Field(

@@ -1,4 +1,4 @@
-"""``pretrain train``: a dense model from random weights."""
+"""``pretrain train``: a model from random weights, its linear layers in the form that a method gives them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.megatron import training
+from pipelines.megatron.data import open_tokens
+from pipelines.pretrain.memory import published_bytes
 from pipelines.runs.errors import RetraceError
+from pipelines.runs.methods import load_method
 
 if TYPE_CHECKING:
+    from pipelines.megatron.model import Gpt
+    from pipelines.pretrain.protocol import PretrainMethod
     from pipelines.pretrain.spec import TrainSpec
     from pipelines.runs.job import Job
 
 
 def train(spec: TrainSpec, inputs: dict[str, Path], job: Job) -> dict[str, Any]:
-    """Train and write the checkpoint; returns the final metrics of ``megatron.training.train``."""
+    """Train and write the checkpoint, whose weights are dense whatever they were composed of.
+
+    Returns:
+        the final metrics of ``megatron.training.train``, and val_perplexity (of a token) and bf16_state_bytes (see
+        ``memory.published_bytes``).
+
+    Raises:
+        RetraceError: the method's hyper-parameters do not fit the model.
+    """
+    method: PretrainMethod = load_method("pretrain", spec.method)
     plan = spec.training
     if spec.train_bytes is not None:
         plan = plan.model_copy(update=length(spec, inputs["tokens"]))
     job.record(train_iters=plan.train_iters)
-    return training.train(spec.model, None, plan, spec.seed, inputs["tokens"], job)
+
+    def prepare(model: Gpt) -> None:
+        method.attach(model, spec.model, spec.seed)
+
+    tokens_a_step = plan.global_batch_size * spec.model.seq_length
+    final = training.train(
+        spec.model,
+        None,
+        plan,
+        spec.seed,
+        inputs["tokens"],
+        job,
+        prepare=prepare,
+        pretrain_method=spec.method,
+        extra_forward_flops=math.ceil(method.extra_flops_per_step(spec.model) / tokens_a_step),
+    )
+    num_indices = method.num_indices(spec.model)
+    job.record(num_indices=num_indices)
+    counted = method.num_parameters(spec.model, open_tokens(inputs["tokens"]).vocab_size)
+    final["val_perplexity"] = math.exp(final["val_loss"])
+    final["bf16_state_bytes"] = published_bytes(counted, num_indices)
+    return final
 
 
 def length(spec: TrainSpec, tokens: Path) -> dict[str, int]:

@@ -14,7 +14,7 @@ def check(spec: TrainSpec, execution: Execution) -> None:
 
 VERBS = {
     "train": Verb(
-        help="Train a LLaMA-style dense model from scratch.",
+        help="Train a LLaMA-style model from scratch, its linear layers dense or in factors.",
         implementation="pipelines.pretrain.training:train",
         spec=TrainSpec,
         inputs={"tokens": "folder made by `tokenizer tokenize`"},

@@ -107,6 +107,23 @@ METRICS: dict[str, Metric] = {
         "change", "val_bits_per_byte - that of the row it is compared with", "", "lower", 4, 1.0, "reference"
     ),
     "base_tokens": Metric("base tokens", "training tokens of the base model (d)", "million", "none", 3, 1e-6),
+    "val_perplexity": Metric("perplexity", "exp of the validation loss: of a token", "", "lower", 2),
+    "state_bytes": Metric(
+        "training state",
+        "bytes allocated for parameters, gradients, AdamW's moments and sparse indices, without activations",
+        "MB",
+        "lower",
+        3,
+        1e-6,
+    ),
+    "bf16_state_bytes": Metric(
+        "as the paper counts",
+        "6 bytes a trained number (weight and both moments in bfloat16) and 8 a sparse index, of the shape",
+        "MB",
+        "lower",
+        3,
+        1e-6,
+    ),
     "tokens": Metric("tokens", "training tokens, those of a base model included", "million", "none", 2, 1e-6),
     "flops": Metric("FLOPs", "training FLOPs, those of a base model included", "1e12", "none", 2, 1e-12),
     "num_parameters": Metric("parameters", "all trained numbers of the model", "million", "none", 3, 1e-6),

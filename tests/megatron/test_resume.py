@@ -105,6 +105,17 @@ def dense(precision, untied=False, **options):
     return run
 
 
+def factored(**method):
+    def run(inputs, job):
+        from pipelines.pretrain.spec import TrainSpec
+        from pipelines.pretrain.training import train
+
+        spec = TrainSpec(method=method, model=MODEL, training=TRAINING, seed=1)
+        return train(spec, {"tokens": inputs["tokens"]}, job)
+
+    return run
+
+
 def grown(**method):
     def run(inputs, job):
         from pipelines.growth.spec import GrowthSpec
@@ -162,6 +173,7 @@ TRAININGS = {
     "dense_fp32_untied_wsd": dense(
         "fp32", untied=True, lr_decay_style="WSD", lr_wsd_decay_iters=2, interim_eval_tokens=80, eval_tokens=None
     ),
+    "sltrain": factored(name="sltrain", rank=4),
     "stacked": grown(name="stack"),
     "masked": grown(name="random_depth", ramp_iters=3),
     "topk": experts({"name": "topk"}),

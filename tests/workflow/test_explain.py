@@ -69,7 +69,7 @@ def test_an_artifact_is_explained_by_all_that_its_key_is_made_of(finished_smoke:
     assert page["verb"] == "growth train"
     assert "method.growth_factor 2" in page["spec"]
     assert "input     tokens: results/tokens/scaffold_bpe/default/seed0 (" in done.stdout
-    assert f"base: results/pretrain/scaffold_bpe/default/seed0 ({run['inputs']['base'][:12]})" == page["input"]
+    assert f"base: results/pretrain/dense/default/seed0 ({run['inputs']['base'][:12]})" == page["input"]
     assert "pipelines/growth/methods/stack.py" in page["code"]
     assert f"torch {run['versions']['torch']}" in page["packages"]
     assert page["wanted"] == "yes, as it is"
@@ -81,7 +81,7 @@ def test_changed_parameters_are_named_down_to_the_inputs(explain: Explain) -> No
     page = rows(explain(GROWN, overlay=overlay))
     assert page["differs"] == (
         "growth.stack.growth_factor 2 -> 4; growth.training.weight_decay 0.1 -> 0.2; input base: "
-        "results/pretrain/scaffold_bpe/default/seed0 differs because pretrain.training.weight_decay 0.1 -> 0.2"
+        "results/pretrain/dense/default/seed0 differs because pretrain.training.weight_decay 0.1 -> 0.2"
     )
     assert page["wanted"].startswith("no, but ")
     assert page["store"] == "the wanted one is not stored; the next run computes it"

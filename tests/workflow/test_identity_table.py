@@ -151,6 +151,7 @@ def execution(*arguments: str, **environment: str) -> Row:
     return Row((), arguments=arguments, environment=environment)
 
 
+DEFAULT_PAPERS = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))["papers"]
 TRAINING = "pipelines/megatron/training.py"
 ROWS = {
     # Parameters
@@ -192,9 +193,7 @@ ROWS = {
     "a seed more in every table": params(["results/*/seed1", *PAPERS, *MIRRORS], seeds=2),
     "a seed more in one table": Row(
         ("results/moe/*/default/seed1", *paper("rmoe"), *MIRRORS),
-        tuple(
-            edit(f"papers/{key}/paper.yaml", "[0, 1, 2]", "[0]") for key in ("gstack", "migu", "chain", "scaffold_bpe")
-        ),
+        tuple(edit(f"papers/{key}/paper.yaml", "[0, 1, 2]", "[0]") for key in DEFAULT_PAPERS if key != "rmoe"),
         {"seeds": 2},
     ),
     "a method added, and a row that names it": files(
@@ -217,12 +216,10 @@ ROWS = {
     "a paper more, of runs that are there": Row(
         ("results/papers/again", "results/tables/again/*", *CLAIMS, "results/mlflow/*.json"),
         (copy("papers/rmoe", "papers/again"),),
-        {"papers": ["scaffold_bpe", "gstack", "rmoe", "migu", "chain", "again"]},
+        {"papers": [*DEFAULT_PAPERS, "again"]},
     ),
-    "a paper less": params([*CLAIMS, *MIRRORS], papers=["scaffold_bpe", "gstack", "rmoe", "chain"]),
-    "papers in another order": params(
-        [*CLAIMS, "results/mlflow/*.json"], papers=["gstack", "scaffold_bpe", "rmoe", "migu", "chain"]
-    ),
+    "a paper less": params([*CLAIMS, *MIRRORS], papers=[key for key in DEFAULT_PAPERS if key != "migu"]),
+    "papers in another order": params([*CLAIMS, "results/mlflow/*.json"], papers=DEFAULT_PAPERS[::-1]),
     # Code
     "a comment": files([], add(TRAINING, "# Said better.\n")),
     "a docstring": files([], edit(TRAINING, '"""Training from specs', '"""How to train from specs')),

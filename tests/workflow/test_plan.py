@@ -78,17 +78,30 @@ def test_a_models_tokenizer_takes_its_own_keys_and_is_shared_by_models_that_agre
     planned = plan(params, root)
     half = {"tokenizer.method": "bpe", "tokenizer.vocab_size": "0.5x"}
     size = params["tokenizer"]["train"]["vocab_size"] // 2
-    runs = [planned[planned.pretrained({**half, **more}, 0)] for more in ({}, {"training.lr": 0.5})]
+    runs = [planned[planned.pretrained("dense", {**half, **more}, 0)] for more in ({}, {"training.lr": 0.5})]
     assert [run.path.split("/")[2:4] for run in runs] == [
-        ["bpe", f"tokenizer.vocab_size={size}"],
-        ["bpe", f"tokenizer.vocab_size={size},training.lr=0.5"],
+        ["dense", f"tokenizer.method=bpe,tokenizer.vocab_size={size}"],
+        ["dense", f"tokenizer.method=bpe,tokenizer.vocab_size={size},training.lr=0.5"],
     ]
     assert runs[0].inputs["tokens"] == runs[1].inputs["tokens"] == f"results/tokens/bpe/vocab_size={size}/seed0"
     tokenizer = planned[planned[runs[0].inputs["tokens"]].inputs["tokenizer"]]
     assert tokenizer.path == f"results/tokenizer/bpe/vocab_size={size}/seed0"
     assert tokenizer.spec["vocab_size"] == size
-    assert runs[0].spec == planned[planned.pretrained({}, 0)].spec
-    assert planned.pretrained({"tokenizer.vocab_size": "1x"}, 0) == planned.pretrained({}, 0)
+    assert runs[0].spec == planned[planned.pretrained("dense", {}, 0)].spec
+    assert planned.pretrained("dense", {"tokenizer.vocab_size": "1x"}, 0) == planned.pretrained("dense", {}, 0)
+
+
+def test_a_row_of_pretrain_that_names_no_method_is_dense_and_the_same_run_as_one_that_does(
+    params: dict, root: Path
+) -> None:
+    planned = plan(params, root)
+    rows = {cell.name: cell for cell in planned.papers["minicpm_wsd"].tables["schedules"].rows}
+    assert rows["cosine"].method is None
+    assert "results/pretrain/dense/default/seed0" in planned.jobs
+    named = planned[planned.pretrained("sltrain", {"method.rank": 4, "training.weight_decay": 0.0}, 0)]
+    assert named.path == "results/pretrain/sltrain/method.rank=4,training.weight_decay=0.0/seed0"
+    assert named.spec["method"] == {"name": "sltrain", **params["pretrain"]["sltrain"], "rank": 4}
+    assert planned["results/pretrain/dense/default/seed0"].spec["method"] == {"name": "dense"}
 
 
 def test_tokenizers_are_measured_on_another_domain_where_there_is_one(params: dict, root: Path, tmp_path: Path) -> None:
@@ -114,7 +127,7 @@ def test_growth_in_two_hops_is_grown_from_a_grown_model(params: dict, root: Path
     first = planned[second.inputs["base"]]
     assert (first.stage, first.spec["model"]["num_layers"], first.spec["method"]["growth_factor"]) == ("growth", 4, 2)
     assert first.spec["training"]["train_iters"] == params["growth"]["training"]["train_iters"] // 2
-    assert first.inputs["base"] == "results/pretrain/scaffold_bpe/default/seed0"
+    assert first.inputs["base"] == "results/pretrain/dense/default/seed0"
     kept = planned[planned.grown("stack", {"optimizer_policy": "copy", **hops}, 0)]
     between = planned[kept.inputs["base"]]
     assert between.spec["training"]["save_optim"]
@@ -164,7 +177,7 @@ def test_the_chain_is_one_line_of_descent(params: dict, root: Path) -> None:
     base = planned[grown.inputs["base"]]
     assert upcycled.spec["init"] == "upcycle"
     assert grown.spec["method"]["name"] == "stack"
-    assert base.path == "results/pretrain/scaffold_bpe/default/seed0"
+    assert base.path == "results/pretrain/dense/default/seed0"
 
 
 def test_inputs_of_every_job_are_planned_or_lie_in_the_checkout(params: dict, root: Path) -> None:

@@ -88,7 +88,7 @@ def test_every_mixture_of_experts_was_trained_with_expert_parallelism_over_two_g
 
 
 def test_every_method_of_every_stage_ran(smoke: tuple[Path, str], results: Path) -> None:
-    for stage in ("tokenizer", "growth", "moe", "continual"):
+    for stage in ("tokenizer", "pretrain", "growth", "moe", "continual"):
         ran = {record.parents[2].name for record in results.glob(f"{stage}/*/*/*/run.json")}
         assert ran == set(list_methods(stage)), stage
 

@@ -19,6 +19,9 @@ from pipelines.tables.spec import Curved
 
 RowStage = Literal["tokenizer", "pretrain", "growth", "moe", "continual"]
 
+DEFAULT_METHODS = {"pretrain": "dense"}
+"""Method of a row that names none; the other stages have no method that goes without saying."""
+
 # One string is a key, a file, a wildcard and a folder.
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -62,7 +65,7 @@ class Row(Strict):
 
     Attributes:
         name: key of the row; the first column of the table unless ``label`` says it in words.
-        method: file name under pipelines/<stage>/methods; None for a stage that has no methods.
+        method: file name under pipelines/<stage>/methods; a row of pretrain that names none is dense.
         stage: of the table, unless the row has its own.
         with_: dotted keys of the stage's spec -> values; ``0.5x`` is half the number that params.yaml gives. A key
             that starts with another stage's name (``tokenizer.method``, ``pretrain.train_bytes``) sets that stage's
@@ -271,7 +274,7 @@ def _fault(fault: Any) -> str:
 
 def _check_method(where: str, stage: str, method: str | None) -> None:
     known = list_methods(stage)
-    if method is None and known:
+    if method is None and known and stage not in DEFAULT_METHODS:
         raise RetraceError(f"{where}: method is missing; methods of {stage}: {', '.join(known)}")
     if method is not None and method not in known:
         raise RetraceError(f"{where}: {stage} has no method {method!r}; known: {', '.join(known) or 'none'}")

@@ -21,7 +21,7 @@ from pipelines.runs.methods import list_methods, resolve_method
 from pipelines.runs.verb import Spec, describe_invalid
 from pipelines.tokenizer.spec import MeasureSpec, TokenizerSpec
 
-STAGES_WITH_METHODS = ("tokenizer", "growth", "moe", "continual")
+STAGES_WITH_METHODS = ("tokenizer", "pretrain", "growth", "moe", "continual")
 
 
 def partial(spec: type[BaseModel], without: tuple[str, ...] = ()) -> Any:

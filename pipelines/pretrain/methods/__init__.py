@@ -1,0 +1,1 @@
+"""Pretraining methods; each file is one (see pipelines/pretrain/protocol.py)."""
