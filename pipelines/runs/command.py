@@ -25,6 +25,7 @@ STAGE_HELP = {
     "moe": "train mixture-of-experts models",
     "continual": "finetune on a sequence of tasks",
     "evaluate": "score models with lm-evaluation-harness",
+    "forecast": "forecast losses from early training",
     "tables": "paper tables, claims and plots",
     "runs": "run records, methods, MLflow mirror",
     "store": "finished artifacts: share, fetch, verify, collect",

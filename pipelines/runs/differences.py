@@ -17,6 +17,8 @@ BLOCKS = {
     ("continual", "finetune"): "continual.finetune",
     ("evaluate", "run"): "evaluate.run",
     ("evaluate", "tasks"): "evaluate.tasks",
+    ("forecast", "predict"): "forecast.predict",
+    ("forecast", "positions"): "forecast.positions",
 }
 # A paper's cells follow from its rows, seeds and runs.
 DERIVED = ("cells",)

@@ -27,6 +27,7 @@ STAGES = (
     "moe",
     "continual",
     "evaluate",
+    "forecast",
     "tables",
     "runs",
     "store",

@@ -1,0 +1,1 @@
+"""Forecasts of validation loss from early training, and the law of loss over positions behind one of them."""

@@ -1,0 +1,1 @@
+"""Laws that forecast the validation loss; one file each, found by name."""
