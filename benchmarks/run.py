@@ -24,6 +24,7 @@ from rich.table import Table
 
 from benchmarks import (
     graph,
+    growing,
     machine,
     mirror,
     planning,
@@ -46,6 +47,8 @@ AT_MOST = {
     "store.small.over_copy_seconds": 0.3,
     "store.large.over_copy_seconds": 0.3,
     "restore.default.restore_seconds": 60,
+    "growing.times_copy": 2,
+    "growing.peak_tensors": 2,
     "tokenizer_training.vocab_8192.peak_share": 1,
     "tokenizer_training.vocab_32768.peak_share": 1,
     "tokenizer_encoding.expansion_adds": 0.1,
@@ -116,6 +119,7 @@ PARTS: dict[str, Callable[[Workspace], Figures]] = {
     "store": lambda work: store.measure_hits(work.smoke[0], work.folder / "hits"),
     "mirror": lambda work: mirror.measure(work.folder / "mirror"),
     "training": training_speed,
+    "growing": lambda work: growing.measure(work.folder / "growing"),
     "tokenizer_training": lambda work: tokenizer_training.measure(work.folder / "tokenizer_training"),
     "tokenizer_encoding": lambda work: tokenizer_encoding.measure(work.folder / "tokenizer_encoding"),
     "tokenizer_files": lambda work: tokenizer_files.measure(work.folder / "tokenizer_files"),

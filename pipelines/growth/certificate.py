@@ -169,10 +169,11 @@ def random_tokens(vocab_size: int, seq_length: int, seed: int) -> Tensor:
 
 
 class InDouble(Mapping[str, "Tensor"]):
-    """The same tensors in float64, each converted when it is asked for."""
+    """The same tensors in float64, each converted when it is asked for; as fresh as these."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
+        self.fresh = getattr(tensors, "fresh", False)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name].double()

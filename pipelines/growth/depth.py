@@ -121,6 +121,12 @@ def layer_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def own_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """A tensor in a buffer of its own: as it is read, where every look-up reads it anew (``fresh``), else a copy."""
+    tensor = tensors[name]
+    return tensor if getattr(tensors, "fresh", False) else tensor.clone()
+
+
 def copy_layers(tensors: Mapping[str, Tensor], stacking_list: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of the grown model: layers by the list, everything else once, in the base's order.
 
@@ -133,9 +139,9 @@ def copy_layers(tensors: Mapping[str, Tensor], stacking_list: Sequence[int]) -> 
     layers_written = False
     for name in tensors:
         if not LAYER.match(name):
-            yield name, tensors[name].clone()
+            yield name, own_tensor(tensors, name)
         elif not layers_written:
             layers_written = True
             for layer, source in enumerate(stacking_list):
                 for suffix in suffixes[source]:
-                    yield f"decoder.layers.{layer}.{suffix}", tensors[f"decoder.layers.{source}.{suffix}"].clone()
+                    yield f"decoder.layers.{layer}.{suffix}", own_tensor(tensors, f"decoder.layers.{source}.{suffix}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.megatron.shards import ShardFile, ShardWriter
+from pipelines.megatron.shards import Memory, ShardFile, ShardWriter
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -103,16 +103,27 @@ def read_tensors(path: Path, framework: str = "pt") -> LazyTensors:
 
 
 class LazyTensors(Mapping[str, "Tensor"]):
-    """Global name -> float32 tensor (int64 where it holds indices), read from the shards into memory of its own."""
+    """Global name -> float32 tensor (int64 where it holds indices), read from the shards into memory of its own.
+
+    Attributes:
+        fresh: no two look-ups give the same memory.
+    """
+
+    fresh = True
 
     def __init__(self, path: Path, weight_map: dict[str, str], framework: str = "pt") -> None:
         self._path, self._weight_map, self._framework = path, weight_map, framework
         self._open: dict[str, ShardFile] = {}
+        self._memory = Memory()
 
     def __getitem__(self, name: str) -> Tensor:
         shard = self._shard(self._weight_map[name])
         # Whoever asks for arrays knows that they are.
         return shard.tensor(name) if self._framework == "pt" else shard.array(name)  # type: ignore[return-value]
+
+    def __contains__(self, name: object) -> bool:
+        # The inherited one would read the tensor.
+        return name in self._weight_map
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._weight_map)
@@ -126,7 +137,7 @@ class LazyTensors(Mapping[str, "Tensor"]):
 
     def _shard(self, file: str) -> ShardFile:
         if file not in self._open:
-            shard = ShardFile(self._path / file, "train the checkpoint again")
+            shard = ShardFile(self._path / file, "train the checkpoint again", self._memory)
             here = (name for name, where in self._weight_map.items() if where == file)
             if lost := set(here) - set(shard.names):
                 raise RetraceError(f"{shard.path} lacks {min(lost)}: the checkpoint is not whole, train it again")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.megatron.flops import parameter_shapes
 from pipelines.megatron.huggingface import global_tensor, huggingface_names
-from pipelines.megatron.shards import ShardFile, ShardWriter
+from pipelines.megatron.shards import Memory, ShardFile, ShardWriter
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class HuggingFaceTensors(Mapping[str, "Tensor"]):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._files = [ShardFile(folder / file, REMEDY) for file in _files(folder)]
+        memory = Memory()
+        self._files = [ShardFile(folder / file, REMEDY, memory) for file in _files(folder)]
         self._where = {name: file for file in self._files for name in file.names}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -57,9 +58,14 @@ class HuggingFaceTensors(Mapping[str, "Tensor"]):
 class GlobalTensors(Mapping[str, "Tensor"]):
     """The tensors of a Llama or Mixtral folder by our global names, joined when they are asked for.
 
+    Attributes:
+        fresh: no two look-ups give the same memory.
+
     Raises:
         RetraceError: a tensor that the config asks for is missing or has another shape, or there is one more.
     """
+
+    fresh = True
 
     def __init__(self, tensors: HuggingFaceTensors, model: ModelSpec, experts: ExpertSpec | None, vocab_size: int):
         self._tensors, self._model = tensors, model
@@ -85,6 +91,9 @@ class GlobalTensors(Mapping[str, "Tensor"]):
             raise KeyError(name)
         tensor: Tensor = global_tensor(name, self._tensors, self._model)
         return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -41,19 +42,50 @@ BUFFER = 64 * 2**20
 HEADER_ROOM = 2**20
 """Kept free at the beginning of a long file for the header; a shard that needs more is ended."""
 
+SMALL = 2**20
+"""Tensors below this size are not worth reusing memory for."""
+
 MAX_HEADER = 100 * 10**6
 """The library's own limit."""
+
+
+class Memory:
+    """Memory for one tensor after another: what nobody holds any more is used again.
+
+    Fresh memory comes a page at a time, at several times the cost of reading into memory that is there. Two pieces are
+    kept: whoever goes through tensors still holds the one before when asking for the next.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[np.ndarray[Any, np.dtype[np.int64]]] = []
+
+    def take(self, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """``size`` bytes, aligned for any dtype, that no array or tensor in use shares."""
+        # As many numbers of eight bytes as hold it.
+        count = -(-size // 8)
+        if size < SMALL:
+            return np.empty(count, dtype=np.int64).view(np.uint8)[:size]
+        for number in range(len(self._kept)):
+            # Every view of an array holds a reference to it; these two are the list's and the argument's.
+            if sys.getrefcount(self._kept[number]) == 2 and len(self._kept[number]) >= count:
+                return self._kept[number].view(np.uint8)[:size]
+        self._kept = [*self._kept[-1:], np.empty(count, dtype=np.int64)]
+        return self._kept[-1].view(np.uint8)[:size]
 
 
 class ShardFile:
     """A safetensors file, its header read and checked against the file's length; tensors are read when asked for.
 
+    Args:
+        memory: shared with other files that are read in turn.
+
     Raises:
         RetraceError: damaged, or not a safetensors file; ends in ``remedy``.
     """
 
-    def __init__(self, path: Path, remedy: str) -> None:
+    def __init__(self, path: Path, remedy: str, memory: Memory | None = None) -> None:
         self.path, self._remedy = path, remedy
+        self._memory = memory or Memory()
         self._entries = self._read_header()
 
     @property
@@ -86,8 +118,7 @@ class ShardFile:
 
     def _bytes(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         begin, end = self._entries[name]["data_offsets"]
-        # As many numbers of eight bytes as hold it: memory aligned for any dtype.
-        whole = np.empty(-(-(end - begin) // 8), dtype=np.int64).view(np.uint8)[: end - begin]
+        whole = self._memory.take(end - begin)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self._data + begin)
             view, done = whole.data, 0

@@ -309,15 +309,16 @@ def test_a_plan_says_what_growing_then_gives(checkpoint, run, experts):
     assert f"-> {4 * size / 1000:.3g} kB" in lines["weights on disk"]
 
 
-def test_a_plan_needs_no_weight_and_refuses_what_growing_would(tmp_path, monkeypatch):
+def test_a_plan_needs_no_weight_and_refuses_what_growing_would(checkpoint, tmp_path, monkeypatch):
     from pipelines.megatron.shards import ShardFile
 
-    folder = saved_llama(tmp_path / "llama")
+    folder, ours = saved_llama(tmp_path / "llama"), checkpoint()
 
     def never(*_):
         raise AssertionError("a weight was read")
 
     monkeypatch.setattr(ShardFile, "_bytes", never)
+    assert planned(ours, METHODS["stack"])["num_layers"] == "2 -> 4"
     lines = planned(folder, METHODS["zero_depth"])
     assert lines["preserves the function"].startswith("exactly")
     assert "huggingface, bf16" in lines["input"]

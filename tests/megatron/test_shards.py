@@ -57,6 +57,32 @@ def test_we_read_what_the_library_writes(tmp_path):
     assert torch.equal(file.tensor("vector"), written["vector"])
 
 
+def test_memory_is_used_again_only_when_no_view_of_it_is_left():
+    size = 2 * shards.SMALL
+    looks = (
+        lambda array: array[7:],
+        lambda array: array.view(np.uint16).reshape(2, -1)[1],
+        lambda array: torch.from_numpy(array)[7:],
+        lambda array: torch.from_numpy(array).view(torch.float32).view(2, -1)[1],
+    )
+    for look in looks:
+        memory = shards.Memory()
+        held = memory.take(size)
+        held[:] = 1
+        address, view = held.ctypes.data, look(held)
+        del held
+        taken = memory.take(size)
+        assert taken.ctypes.data != address
+        taken[:] = 0
+        assert view.all()
+    memory = shards.Memory()
+    address = memory.take(size).ctypes.data
+    assert memory.take(size - 8).ctypes.data == address
+    assert len(memory.take(shards.SMALL - 1)) == shards.SMALL - 1
+    # Too large for what is there.
+    assert len(memory.take(3 * size)) == 3 * size
+
+
 @pytest.mark.parametrize("buffer", [2**20, 0])
 def test_a_header_that_outgrows_its_room_begins_another_shard(tmp_path, monkeypatch, buffer):
     monkeypatch.setattr(shards, "HEADER_ROOM", 1000)
