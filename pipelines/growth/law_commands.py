@@ -9,6 +9,8 @@ import click
 from pipelines.growth.guideline import ADVISED_FACTOR, advise
 from pipelines.runs.errors import RetraceError
 
+LOSSES = ("loss", "val_loss", "interim_val_loss")
+
 
 @click.command()
 @click.option("--parameters", type=float, required=True, help="N, parameters of the target, as a count (1.1e9)")
@@ -35,7 +37,7 @@ def guideline(parameters: float, tokens: float, extrapolate: bool) -> None:
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--points", type=click.Path(path_type=Path), help="CSV: num_parameters, flops, growth_timing, loss")
 @click.option("--levels", type=click.IntRange(1), default=3, show_default=True, help="levels of FLOPs a size (RUNS)")
-@click.option("--loss", type=click.Choice(["loss", "val_loss"]), default="loss", show_default=True)
+@click.option("--loss", type=click.Choice(LOSSES), default="loss", show_default=True)
 @click.option("--window", type=click.IntRange(1), default=5, show_default=True, help="logged points averaged (RUNS)")
 def fit_law_command(runs: tuple[Path, ...], points: Path | None, levels: int, loss: str, window: int) -> None:
     """Fit log10 d = a log10 N + b / log10 C + c to RUNS, folders of `growth train`, or to --points.
@@ -44,7 +46,7 @@ def fit_law_command(runs: tuple[Path, ...], points: Path | None, levels: int, lo
     tell is printed as a warning, and no number is made up for it.
 
     \b
-    python -m pipelines growth fit-law results/growth/stack/*/seed*
+    python -m pipelines growth fit-law results/growth/stack/pretrain.train_bytes=*/seed*
     """
     from pipelines.growth.fitted_law import fit_law
     from pipelines.growth.points import points_of_runs, read_points

@@ -6,13 +6,17 @@ import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipelines.growth.fitted_law import Point
 from pipelines.runs.errors import RetraceError
-from pipelines.runs.job import read_metrics
+from pipelines.runs.identity import RUN_RECORD
+from pipelines.runs.job import read_metrics, read_record
+from pipelines.runs.records import flatten
 
+POLICIES = ("optimizer_policy", "schedule_policy", "data_policy")
 COLUMNS = ("num_parameters", "flops", "growth_timing", "loss")
 
 
@@ -44,12 +48,14 @@ def points_of_runs(folders: Sequence[Path], num_levels: int, loss: str, window: 
     linear between logged points. Runs of the same base length (seeds) are averaged at each level.
 
     Args:
-        loss: ``loss`` or ``val_loss``, as logged.
+        loss: ``loss``, ``val_loss`` or ``interim_val_loss``, as logged.
         window: logged points averaged.
 
     Raises:
-        RetraceError: a folder is no finished growth run, or the runs of a size share no FLOPs.
+        RetraceError: a folder is no finished growth run, the runs grew in different ways, or those of a size share
+            no FLOPs.
     """
+    _check_alike(folders)
     curves: dict[float, dict[float, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for folder in folders:
         lines = read_metrics(folder)
@@ -76,3 +82,19 @@ def points_of_runs(folders: Sequence[Path], num_levels: int, loss: str, window: 
                 mean = float(np.mean([np.interp(flops, *curve) for curve in group]))
                 made.append(Point(size, float(flops), timing, mean))
     return made
+
+
+def _check_alike(folders: Sequence[Path]) -> None:
+    """Refuse runs of other methods or policies beside each other: they would be averaged as if they were seeds."""
+    first: dict[str, Any] = {}
+    for folder in folders:
+        if not (folder / RUN_RECORD).is_file():
+            continue
+        spec = read_record(folder)["spec"]
+        given = flatten({"method": spec["method"], **{policy: spec[policy] for policy in POLICIES}})
+        for key, value in given.items():
+            if first.setdefault(key, value) != value:
+                raise RetraceError(
+                    f"{folder} has {key} {value!r}, and others of the runs have {first[key]!r}: give runs that differ "
+                    "in their size, base and seed alone"
+                )

@@ -147,6 +147,17 @@ def test_points_of_runs_are_their_losses_at_shared_levels(tmp_path):
     assert points == [Point(50, f, d, loss) for f, loss in ((200, 4.5), (300, 3.5)) for d in (10, 20)]
 
 
+def test_runs_that_grew_in_different_ways_are_not_averaged_as_seeds(tmp_path):
+    policies = {"optimizer_policy": "fresh", "schedule_policy": "restart", "data_policy": "disjoint"}
+    runs = [write_run(tmp_path / pattern, 10, [5.0, 4.0, 3.0]) for pattern in ("stack", "front")]
+    for run in runs:
+        spec = {"method": {"name": "stack", "pattern": run.name}, "seed": 0, **policies}
+        (run / "run.json").write_text(json.dumps({"spec": spec}))
+    with pytest.raises(RetraceError, match=r"front has method\.pattern 'front', and others of the runs have 'stack'"):
+        points_of_runs(runs, 2, "loss", 1)
+    assert len(points_of_runs(runs[:1], 2, "loss", 1)) == 2
+
+
 def test_runs_that_give_no_points_are_refused(tmp_path):
     scratch = write_run(tmp_path / "scratch", None, [3.0])
     lines = (scratch / "metrics.jsonl").read_text().replace('"base_tokens": null', '"x": 0')
