@@ -44,3 +44,18 @@ class GrowSpec(Spec):
     method: dict[str, Any] = Field(description="growth method and its hyper-parameters")
     seed: int = Field(0, ge=0, description="of what the method draws at random")
     certify: bool = Field(True, description="measure what growth did to the function, in float64, into run.json")
+
+
+class LevelSpec(Spec):
+    """A step between the levels of multi-level training."""
+
+    depth: int = Field(2, ge=1, description="layers of the large model for one of the small")
+    width: int = Field(2, ge=1, description="units (residual, feed-forward, query groups) for one of the small")
+
+
+class InterpolateSpec(Spec):
+    """A mixture of a large model and the one de-coalesced from what became of it."""
+
+    interpolation_coeff: float = Field(
+        0.25, ge=0, le=1, description="share of the de-coalesced model (0.25 for GPT in arXiv 2404.07999)"
+    )

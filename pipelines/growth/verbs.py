@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.growth.spec import GrowSpec, GrowthSpec
+from pipelines.growth.spec import GrowSpec, GrowthSpec, InterpolateSpec, LevelSpec
 from pipelines.megatron.layout import check_layout
 from pipelines.runs.verb import Command, Execution, Verb
 
@@ -31,6 +31,27 @@ VERBS: dict[str, Verb | Command] = {
             "tokens": "folder made by `tokenizer tokenize`, for methods that learn how to grow",
         },
         optional=frozenset({"tokens"}),
+        packages=("torch",),
+    ),
+    "coalesce": Verb(
+        help="Make a model smaller for a V-cycle: each group of layers and units becomes one.",
+        implementation="pipelines.growth.level_verbs:coalesce_verb",
+        spec=LevelSpec,
+        inputs={"input": "checkpoint or Hugging Face folder of the large model"},
+        packages=("torch",),
+    ),
+    "decoalesce": Verb(
+        help="Make a coalesced model large again: copies of layers, and units split in equal shares.",
+        implementation="pipelines.growth.level_verbs:decoalesce_verb",
+        spec=LevelSpec,
+        inputs={"input": "checkpoint or Hugging Face folder of the small model"},
+        packages=("torch",),
+    ),
+    "interpolate": Verb(
+        help="Mix the large model as it was coalesced with the de-coalesced one.",
+        implementation="pipelines.growth.level_verbs:interpolate_verb",
+        spec=InterpolateSpec,
+        inputs={"before": "the large model as it was coalesced", "after": "the de-coalesced model"},
         packages=("torch",),
     ),
     "plan": Command(
