@@ -17,9 +17,11 @@ class PretrainMethod(Protocol):
 
     Attributes:
         requires: inputs of ``pretrain train`` that it cannot do without.
+        composes: whether weights are composed of what is trained, instead of trained themselves.
     """
 
     requires: ClassVar[tuple[str, ...]]
+    composes: ClassVar[bool]
 
     def attach(self, model: Any, spec: ModelSpec, seed: int) -> None:
         """Give the built model, whose weights are not filled yet, the parameters that this method trains.

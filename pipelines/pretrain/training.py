@@ -32,6 +32,11 @@ def train(spec: TrainSpec, inputs: dict[str, Path], job: Job) -> dict[str, Any]:
     """
     method: PretrainMethod = load_method("pretrain", spec.method)
     plan = spec.training
+    if plan.save_optim and method.composes:
+        raise RetraceError(
+            "training.save_optim: moments of factors are not those of the dense weights that growth takes over; "
+            "leave it out, or choose method dense"
+        )
     if spec.train_bytes is not None:
         plan = plan.model_copy(update=length(spec, inputs["tokens"]))
     job.record(train_iters=plan.train_iters)

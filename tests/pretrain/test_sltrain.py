@@ -201,6 +201,30 @@ def test_the_export_to_hugging_face_has_the_trained_models_logits(trained, tmp_p
     torch.testing.assert_close(exported, ours, rtol=0, atol=1e-5)
 
 
+def test_a_model_trained_in_factors_is_grown_as_the_dense_model_it_is(trained, tmp_path):
+    from contextlib import closing
+
+    from pipelines.growth.grow import grow
+    from pipelines.growth.spec import GrowSpec
+    from pipelines.pretrain.loading import load_as_trained
+    from pipelines.runs.job import Job
+    from pipelines.runs.verb import Execution
+
+    run, out = trained("run", METHOD), tmp_path / "grown"
+    out.mkdir()
+    with closing(Job(out, "grown", Execution())) as job:
+        grow(GrowSpec(method={"name": "stack", "growth_factor": 2}), {"input": run.out}, job)
+    base, grown = read_tensors(run.out), read_tensors(out)
+    assert torch.equal(grown["decoder.layers.3.mlp.linear_fc2.weight"], base["decoder.layers.1.mlp.linear_fc2.weight"])
+    assert read_config(out)["pretrain_method"] is None
+    assert not layers(load_as_trained(out))
+
+
+def test_moments_of_factors_are_not_offered_to_growth(trained):
+    with pytest.raises(RetraceError, match=r"training.save_optim: moments of factors .* choose method dense"):
+        trained("run", METHOD, save_optim=True)
+
+
 # A billion bytes, read by eye off the axis of figure 1 (andyjm3/SLTrain, figures/sltrain_result_all.png).
 @pytest.mark.parametrize(
     ("method", "gigabytes"),

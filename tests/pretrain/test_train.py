@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipelines.megatron.indexed import write_documents
 
@@ -66,10 +67,34 @@ def test_two_ranks_started_by_the_command_line_train_and_leave_one_artifact(toke
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("execution", [{}, {"pipeline_model_parallel_size": 2}], ids=["dp2", "pp2"])
+def test_factors_train_to_the_same_numbers_on_any_layout_and_their_support_is_one(tokens, tmp_path, execution):
+    from pipelines.megatron.checkpoint import read_factors, read_tensors
+
+    method = {"name": "sltrain", "rank": 5, "density": 0.1}
+    training = {**SPEC["training"], "precision": "fp32"}
+    for name, layout in (("one", {}), ("two", {"processes": 2, **execution})):
+        done = pretrain(tokens, tmp_path / name, layout, method=method, training=training)
+        assert done.returncode == 0, done.stderr[-3000:]
+    final = [json.loads((tmp_path / n / "metrics.jsonl").read_text().splitlines()[-1]) for n in ("one", "two")]
+    assert final[1] == {key: pytest.approx(value, rel=1e-5) for key, value in final[0].items()}
+    for read in (read_tensors, read_factors):
+        one, two = read(tmp_path / "one"), read(tmp_path / "two")
+        assert list(one) == list(two)
+        for key in one:
+            exact = key.endswith("sparse_indices")
+            assert exact == (one[key].dtype == torch.int64)
+            tolerance = 0 if exact else 2e-5
+            torch.testing.assert_close(two[key], one[key], rtol=0, atol=tolerance, msg=key)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("execution", "changes", "message"),
     [
         ({"tensor_model_parallel_size": 2, "processes": 2}, {}, "tensor parallelism is not supported"),
+        ({}, {"method": {"name": "sltrain"}}, "pretrain.sltrain.rank is missing"),
+        ({}, {"method": {"name": "low_rank", "rank": 40}}, "method.rank 40 exceeds 16"),
         ({"micro_batch_size": 3}, {}, "micro_batch_size 3 does not divide the 4"),
         ({}, {"model": {**SPEC["model"], "hidden_size": 30}}, "not divisible by num_attention_heads 4"),
         ({}, {"model": {**SPEC["model"], "seq_length": 5000}}, "fewer than one sequence"),

@@ -21,6 +21,7 @@ class Dense:
     """Train the weights themselves."""
 
     requires: ClassVar[tuple[str, ...]] = ()
+    composes: ClassVar[bool] = False
 
     def attach(self, model: Any, spec: ModelSpec, seed: int) -> None:
         """Nothing to give."""

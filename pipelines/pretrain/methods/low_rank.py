@@ -30,6 +30,7 @@ class LowRank:
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
+    composes: ClassVar[bool] = True
 
     rank: int
 

@@ -34,6 +34,7 @@ class SLTrain:
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
+    composes: ClassVar[bool] = True
 
     rank: int
     alpha: float = 32.0
