@@ -19,6 +19,7 @@ include: "workflow/rules/growth.smk"
 include: "workflow/rules/moe.smk"
 include: "workflow/rules/continual.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/forecast.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/checks.smk"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.continual.spec import FinetuneSpec
+from pipelines.forecast.spec import PredictSpec
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import digest
 from pipelines.runs.methods import method_card
@@ -116,10 +117,13 @@ class PaperPlan(Plan):
         for row in table.rows:
             for seed in seeds:
                 made = self._row(table, row, seed)
+                evaluated = made[0]
+                if table.positions:
+                    made = [self.positions(made[0]), *made]
                 cell: Values = {"row": row.name, "seed": seed, "run": _place(runs, made[0])}
                 cell["extra"] = [_place(runs, path) for path in made[1:]]
                 if table.evaluate and table.stage_of(row) != "tokenizer":
-                    cell["evaluation"] = _place(evaluations, self.evaluation(made[0]))
+                    cell["evaluation"] = _place(evaluations, self.evaluation(evaluated))
                 cells.append(cell)
         return {
             "name": name,
@@ -151,7 +155,12 @@ class PaperPlan(Plan):
             return [tokenizer, self.vocabulary(tokenizer, seed)]
         if stage == "pretrain":
             return [self.pretrained(row.method or DEFAULT_METHODS[stage], overrides, seed)]
-        make = {"growth": self.grown, "moe": self.experts, "continual": self.finetuned}[stage]
+        make = {
+            "growth": self.grown,
+            "moe": self.experts,
+            "continual": self.finetuned,
+            "forecast": self.forecast,
+        }[stage]
         return [make(str(row.method), overrides, seed)]
 
     # Stages, upstream first
@@ -293,6 +302,26 @@ class PaperPlan(Plan):
             model=self.exported(self.experts(continual.moe, {"init": "upcycle"}, seed)),
             tasks=self.labelled_tasks(),
         )
+
+    def forecast(self, method: str, overrides: Values, seed: int) -> str:
+        """A law's forecast of the base model's loss. Keys that start with ``pretrain.`` set that model's spec."""
+        base = {"cut": PredictSpec.model_fields["cut"].default, **_given(self.params.forecast.predict)}
+        base["method"] = self.methods.of("forecast", method)
+        own = {key: value for key, value in overrides.items() if not key.startswith("pretrain.")}
+        upstream = {key.removeprefix("pretrain."): overrides[key] for key in overrides if key not in own}
+        pretrain = self.params.pretrain.model_dump(mode="json")
+        return self.add(
+            f"results/forecast/{method}/{setting({**base, 'pretrain': pretrain}, overrides)}/seed{seed}",
+            "forecast",
+            "predict",
+            overridden(base, own),
+            run=self.pretrained(DEFAULT_METHODS["pretrain"], upstream, seed),
+        )
+
+    def positions(self, run: str) -> str:
+        """The law over positions, fitted to what a training logged."""
+        path = run.replace("results/", "results/positions/", 1)
+        return self.add(path, "forecast", "positions", _given(self.params.forecast.positions), run=run)
 
     def labelled_tasks(self) -> str:
         """The tasks of continual finetuning."""

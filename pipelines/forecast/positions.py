@@ -13,6 +13,7 @@ from pipelines.megatron.position_losses import Evaluation, read_position_losses
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
+    from pipelines.forecast.separable import Fit
     from pipelines.forecast.spec import PositionsSpec
     from pipelines.runs.job import Job
 
@@ -24,9 +25,8 @@ def positions(spec: PositionsSpec, inputs: dict[str, Path], job: Job) -> dict[st
     """Write fits.json; log a line an evaluation, then one a log-spaced bin of positions of the last evaluation.
 
     Returns:
-        of the last evaluation: position_a0 and position_a1 (None where they are not identified), position_a2,
-        position_ratio (a0 / a1), position_r2, position_binned_r2, position_noise_ratio; and identified_share of all
-        fits.
+        of the last evaluation: position_a0, position_a1, position_a2 and position_ratio (a0 / a1), each None where it
+        is not identified, position_r2, position_binned_r2, position_noise_ratio; and identified_share of all fits.
 
     Raises:
         RetraceError: sequences too short for a fit of three numbers.
@@ -47,11 +47,18 @@ def positions(spec: PositionsSpec, inputs: dict[str, Path], job: Job) -> dict[st
     (job.out / FITS).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     share = sum(each.fit.identified for each in fits) / len(fits)
     job.record(warnings=list(found.fit.warnings), identified_share=share)
-    told = records[-1] if found.fit.identified else {**records[-1], "a0": None, "a1": None}
+    told = {**records[-1], **dict.fromkeys(unknown(found.fit))}
     return {
         **{f"position_{key}": told[key] for key in ("a0", "a1", "a2", "ratio", "r2", "binned_r2", "noise_ratio")},
         "identified_share": share,
     }
+
+
+def unknown(fit: Fit) -> tuple[str, ...]:
+    """Which numbers mean nothing: all of them where the rate has no lower bound, a0 and a1 where it has no upper one."""
+    if fit.rate_low is None:
+        return "a0", "a1", "a2", "ratio"
+    return () if fit.identified else ("a0", "a1")
 
 
 def _record(evaluation: Evaluation, found: PositionFit) -> dict[str, Any]:

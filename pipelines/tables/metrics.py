@@ -128,6 +128,30 @@ METRICS: dict[str, Metric] = {
     "flops": Metric("FLOPs", "training FLOPs, those of a base model included", "1e12", "none", 2, 1e-12),
     "num_parameters": Metric("parameters", "all trained numbers of the model", "million", "none", 3, 1e-6),
     "num_active_parameters": Metric("active parameters", "parameters one token uses", "million", "none", 3, 1e-6),
+    # Forecasts, and the law over positions
+    "forecast_error": _share(
+        "error of the forecast", "mean of |forecast - measured| / measured loss, after the cut", "lower", 2
+    ),
+    "final_forecast_error": _share(
+        "at the end", "|forecast - measured| / measured loss after the last step", "lower", 2
+    ),
+    "fit_error": _share(
+        "error before the cut", "as the error of the forecast, over what the law was fitted to", "lower", 2
+    ),
+    "position_a0": Metric("a0", "of L_i = a0 / (1 + a1 i) + a2; none where not identified", "nats", "none", 3),
+    "position_a1": Metric("a1", "of L_i = a0 / (1 + a1 i) + a2; none where not identified", "", "none", 3),
+    "position_a2": Metric(
+        "a2", "of L_i = a0 / (1 + a1 i) + a2, the loss far from the start; none where not identified", "nats", "none", 3
+    ),
+    "position_ratio": Metric(
+        "a0 / a1", "what a large a1 leaves identified; none where not even that is", "nats", "none", 3
+    ),
+    "position_r2": Metric("R²", "of the law, over all positions, weighted by their tokens", "", "higher", 3),
+    "position_binned_r2": Metric("R² of bins", "of the law, over log-spaced bins of positions", "", "higher", 3),
+    "position_noise_ratio": Metric(
+        "residual / noise", "mean square of (loss - law) / standard error of the loss at a position", "", "lower", 2
+    ),
+    "identified_share": _share("fits identified", "evaluations whose a0, a1 and a2 the losses identify", "none", 0),
     # Experts
     "load_imbalance": Metric(
         "load imbalance", "tokens of the busiest expert / mean tokens an expert, mean over layers", "", "lower", 3

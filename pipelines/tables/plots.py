@@ -26,6 +26,7 @@ AXES = {
     "step": "step",
     "rank": "rank",
     "base_tokens": "training tokens of the base model",
+    "position": "position in the sequence",
 }
 # What is logged -> the quantity, and the word that tells it from another of that quantity.
 QUANTITIES = {
@@ -33,6 +34,9 @@ QUANTITIES = {
     "val_loss": ("validation loss (nats a token)", "validation"),
     "interim_val_loss": ("validation loss on the way (nats a token)", "validation"),
     "interim_val_bits_per_byte": ("validation text (bits a byte)", "validation"),
+    "forecast_loss": ("validation loss on the way (nats a token)", "forecast"),
+    "position_loss": ("validation loss (nats a token)", "measured"),
+    "fitted_loss": ("validation loss (nats a token)", "fitted law"),
     "visible_frequency": ("occurrences in the training text", "vocabulary"),
     "scaffold_frequency": ("occurrences in the training text", "scaffolds"),
 }
@@ -55,9 +59,10 @@ def draw(plot: PlotSpec, table: TableSpec, cells: dict[tuple[str, int], Cell], o
         if not axes.lines:
             names = " or ".join(plot.y)
             raise RetraceError(f"plots.{plot.name}: no run of table {table.name} has logged {plot.x} and {names}")
+        if plot.scale != "linear":
+            axes.set_xscale("log")
         if plot.scale == "log":
             # What never occurs has no place on the axis.
-            axes.set_xscale("log")
             axes.set_yscale("log", nonpositive="mask")
         axes.set_xlabel(AXES[plot.x])
         axes.set_ylabel(QUANTITIES[plot.y[0]][0])
@@ -73,7 +78,9 @@ def _draw_curves(axes: Axes, plot: PlotSpec, table: TableSpec, cells: dict[tuple
     shown = [row for row in table.rows if not plot.rows or row.name in plot.rows]
     for place, (row, y) in enumerate((row, y) for row in shown for y in plot.y):
         curves = [
-            curve if plot.x == "rank" else smooth(curve, min(table.smoothing_window, max(1, len(curve) // 4)))
+            curve
+            if plot.x in ("rank", "position")
+            else smooth(curve, min(table.smoothing_window, max(1, len(curve) // 4)))
             for seed in table.seeds
             if (row.name, seed) in cells
             for curve in [read_curve(cells[row.name, seed].lines, plot.x, y)]

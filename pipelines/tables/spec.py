@@ -19,6 +19,9 @@ Curved = Literal[
     "val_loss",
     "interim_val_loss",
     "interim_val_bits_per_byte",
+    "forecast_loss",
+    "position_loss",
+    "fitted_loss",
     "visible_frequency",
     "scaffold_frequency",
 ]
@@ -92,9 +95,9 @@ class PlotSpec(Spec):
     name: str
     table: str
     rows: tuple[str, ...] = Field((), description="only these; default: all")
-    x: Literal["flops", "tokens", "step", "rank", "base_tokens"] = "flops"
+    x: Literal["flops", "tokens", "step", "rank", "base_tokens", "position"] = "flops"
     y: tuple[Curved, ...] = Field(("loss",), min_length=1, description="logged numbers, a curve each; or one name")
-    scale: Literal["linear", "log"] = Field("linear", description="of both axes")
+    scale: Literal["linear", "log", "log_x"] = Field("linear", description="of both axes; log_x: of x alone")
     caption: str | None = None
 
     @field_validator("y", mode="before")

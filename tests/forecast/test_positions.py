@@ -50,6 +50,12 @@ def test_numbers_that_are_not_identified_are_left_blank_and_warned_about(tmp_pat
     assert "warning: step 7: a1 i >> 1" in capsys.readouterr().err
 
 
+def test_a_line_over_positions_leaves_no_number_known(tmp_path, make, reciprocal):
+    noise = np.random.default_rng(0)
+    final, _, _ = run(tmp_path, [make(7, reciprocal(9, 1e-4, 4), noise=noise, counts=[100_000] * 64)])
+    assert {final[f"position_{name}"] for name in ("a0", "a1", "a2", "ratio")} == {None}
+
+
 def test_sequences_too_short_for_three_numbers_are_refused(tmp_path, make):
     with pytest.raises(RetraceError, match="sequences of 4 positions, and a fit needs 5"):
         run(tmp_path, [make(1, [4.0, 3.0, 2.0, 1.0])])

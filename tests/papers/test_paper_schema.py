@@ -153,3 +153,11 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_paper_survives_a_round_trip() -> None:
     paper = Paper.model_validate(PAPER)
     assert Paper.model_validate(paper.model_dump(by_alias=True)) == paper
+
+
+def test_positions_are_of_trainings_only(tmp_path: Path) -> None:
+    paper = changed("tables.operators.positions", True)
+    assert load_paper(write(tmp_path, paper)).tables["operators"].positions
+    paper["tables"]["operators"]["rows"].append({"name": "bpe", "method": "bpe", "stage": "tokenizer"})
+    with pytest.raises(RetraceError, match="positions: rows of tokenizer have no loss by position"):
+        load_paper(write(tmp_path, paper))

@@ -16,7 +16,7 @@ KEYS = sorted(path.name for path in PAPERS.iterdir() if path.is_dir())
 
 def test_every_folder_of_papers_is_a_paper() -> None:
     assert list(load_papers(PAPERS)) == KEYS
-    assert {"chain", "gstack", "migu", "rmoe", "scaffold_bpe"} <= set(KEYS)
+    assert {"chain", "gstack", "migu", "rmoe", "scaffold_bpe", "temporal_scaling"} <= set(KEYS)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -54,6 +54,7 @@ def test_reported_numbers_belong_to_tables_and_each_is_there_once(key: str) -> N
         ("rmoe", "routers", "topk", "val_bits_per_byte", "1.152", "Table 1"),
         ("migu", "full", "migu", "average_accuracy", "78.8", "Table 8"),
         ("migu", "lora", "ft", "average_accuracy", "67.9", "Table 8"),
+        ("temporal_scaling", "forecast", "temporal_law", "forecast_error", "0.5", "no place known"),
         ("scaffold_bpe", "vocabulary", "scaffold_bpe", "scaffold_share", "6.07", "text"),
         ("scaffold_bpe", "language_modelling", "bpe", "val_bits_per_byte", "2.648", "report.html"),
     ],

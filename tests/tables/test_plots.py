@@ -70,3 +70,18 @@ def test_isoflop_curves_are_drawn_to_the_same_bytes_twice_and_refused_without_a_
     scratch = {key: cell for key, cell in cells.items() if key[0] == "scratch"}
     with pytest.raises(RetraceError, match=r"plots\.valley: no run of table timing has logged base_tokens and loss"):
         draw(plot, table, scratch, tmp_path)
+
+
+def test_a_law_over_positions_is_drawn_over_a_logarithmic_axis_beside_what_was_measured(
+    artifact, tmp_path: Path
+) -> None:
+    lines = [{"position": i, "position_loss": 4 + 1 / i, "fitted_loss": 4 + 0.9 / i} for i in (1, 2, 4, 8)]
+    runs = [artifact("fit", [{"step": 1, "tokens": 9, "a2": 4.0}, *lines])]
+    cell = {"row": "base", "seed": 0, "run": 0}
+    shape = {"name": "positions", "caption": "A law.", "rows": [{"name": "base", "stage": "pretrain"}], "seeds": [0]}
+    table = TableSpec.model_validate({**shape, "columns": ["position_a2"], "cells": [cell]})
+    plot = {"name": "profiles", "table": "positions", "x": "position", "y": ["position_loss", "fitted_loss"]}
+    for scale in ("log_x", "linear"):
+        spec = PlotSpec.model_validate({**plot, "name": scale, "scale": scale})
+        draw(spec, table, gather(table, runs, []), tmp_path)
+    assert (tmp_path / "log_x.svg").read_bytes() != (tmp_path / "linear.svg").read_bytes()

@@ -265,3 +265,36 @@ def test_planning_loads_neither_torch_nor_transformers_nor_mlflow(root: Path) ->
 def test_an_unplanned_artifact_is_refused_with_the_remedy(params: dict, root: Path) -> None:
     with pytest.raises(RetraceError, match="name it in a paper's grid"):
         plan(params, root)["results/moe/topk/default/seed99"]
+
+
+def test_forecasts_and_fits_over_positions_read_the_runs_of_other_papers(params: dict, root: Path) -> None:
+    planned = plan({**params, "papers": ["scaffold_bpe", "gstack", "temporal_scaling"]}, root)
+    trained = [
+        path for path, job in planned.jobs.items() if job.verb == "train" and job.stage in ("pretrain", "growth")
+    ]
+    without = plan({**params, "papers": ["scaffold_bpe", "gstack"]}, root)
+    assert set(trained) <= set(without.jobs)
+    forecast = planned["results/forecast/temporal_law/default/seed1"]
+    assert forecast.inputs["run"] == "results/pretrain/dense/default/seed1"
+    assert forecast.spec == {"cut": 0.5, "method": {"name": "temporal_law", "floor": "learning_rate"}}
+    assert planned["results/positions/growth/stack/default/seed2"].inputs["run"] == "results/growth/stack/default/seed2"
+    cells = {
+        (table["name"], cell["row"], cell["seed"]): cell
+        for table in planned["results/papers/temporal_scaling"].spec["tables"]
+        for cell in table["cells"]
+    }
+    runs = planned["results/papers/temporal_scaling"].inputs["run"]
+    profile = cells["positions", "stack", 2]
+    assert [runs[place] for place in (profile["run"], *profile["extra"])] == [
+        "results/positions/growth/stack/default/seed2",
+        "results/growth/stack/default/seed2",
+    ]
+    assert runs[cells["forecast", "power_law", 0]["run"]] == "results/forecast/power_law/default/seed0"
+
+
+def test_a_forecast_takes_the_keys_of_the_training_it_forecasts(params: dict, root: Path) -> None:
+    planned = plan(params, root)
+    path = planned.forecast("power_law", {"cut": 0.3, "pretrain.training.lr": 0.001}, 0)
+    assert path == "results/forecast/power_law/cut=0.3,pretrain.training.lr=0.001/seed0"
+    assert planned[path].spec["cut"] == 0.3
+    assert planned[str(planned[path].inputs["run"])].spec["training"]["lr"] == 0.001

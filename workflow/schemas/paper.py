@@ -17,7 +17,7 @@ from pipelines.runs.methods import list_methods
 from pipelines.tables.metrics import METRICS, metric
 from pipelines.tables.spec import Curved
 
-RowStage = Literal["tokenizer", "pretrain", "growth", "moe", "continual"]
+RowStage = Literal["tokenizer", "pretrain", "growth", "moe", "continual", "forecast"]
 
 DEFAULT_METHODS = {"pretrain": "dense"}
 """Method of a row that names none; the other stages have no method that goes without saying."""
@@ -89,7 +89,12 @@ class Row(Strict):
 
 
 class Table(Strict):
-    """A grid of runs: rows x seeds, and the columns to show of them."""
+    """A grid of runs: rows x seeds, and the columns to show of them.
+
+    Attributes:
+        evaluate: score the models with the harness's tasks.
+        positions: fit the reciprocal law to the runs' loss by position; curves are then over the position.
+    """
 
     caption: str
     stage: RowStage | None = None
@@ -97,6 +102,7 @@ class Table(Strict):
     with_: dict[str, Any] = Field(default_factory=dict, alias="with")
     columns: tuple[Column, ...] = Field(min_length=1)
     evaluate: bool = False
+    positions: bool = False
     seeds: tuple[int, ...] = Field(min_length=1)
     reference: Name | None = None
     smoothing_window: int = Field(5, ge=1)
@@ -116,6 +122,9 @@ class Table(Strict):
         for other in (self.reference, *(row.against for row in self.rows)):
             if other is not None and other not in names:
                 raise ValueError(f"reference {other!r} is no row; rows: {', '.join(names)}")
+        untrained = {str(self.stage_of(row)) for row in self.rows} - {"pretrain", "growth", "moe"}
+        if self.positions and untrained:
+            raise ValueError(f"positions: rows of {', '.join(sorted(untrained))} have no loss by position")
         for column in self.columns:
             needs = metric(column).needs
             if needs == "reference" and self.reference is None:
@@ -151,9 +160,9 @@ class Curves(Strict):
 
     table: Name
     rows: tuple[Name, ...] = ()
-    x: Literal["flops", "tokens", "step", "rank", "base_tokens"] = "flops"
+    x: Literal["flops", "tokens", "step", "rank", "base_tokens", "position"] = "flops"
     y: Annotated[tuple[Curved, ...], BeforeValidator(_one_or_more)] = ("loss",)
-    scale: Literal["linear", "log"] = "linear"
+    scale: Literal["linear", "log", "log_x"] = "linear"
     caption: str | None = None
 
 

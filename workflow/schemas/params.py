@@ -14,6 +14,7 @@ from pipelines.continual.spec import FinetuneSpec
 from pipelines.data.spec import CorpusSpec, TasksSpec
 from pipelines.evaluate.spec import RunSpec
 from pipelines.evaluate.spec import TasksSpec as HarnessTasksSpec
+from pipelines.forecast.spec import PositionsSpec, PredictSpec
 from pipelines.growth.spec import DataPolicy, OptimizerPolicy, SchedulePolicy
 from pipelines.megatron.spec import ExpertSpec, ModelSpec, TrainingSpec
 from pipelines.runs.errors import RetraceError
@@ -21,7 +22,7 @@ from pipelines.runs.methods import list_methods, resolve_method
 from pipelines.runs.verb import Spec, describe_invalid
 from pipelines.tokenizer.spec import MeasureSpec, TokenizerSpec
 
-STAGES_WITH_METHODS = ("tokenizer", "pretrain", "growth", "moe", "continual")
+STAGES_WITH_METHODS = ("tokenizer", "pretrain", "growth", "moe", "continual", "forecast")
 
 
 def partial(spec: type[BaseModel], without: tuple[str, ...] = ()) -> Any:
@@ -105,6 +106,13 @@ class EvaluateParams(Spec):
     run: partial(RunSpec) = Field(default_factory=dict, validate_default=True)  # type: ignore[valid-type]
 
 
+class ForecastParams(Spec):
+    """Forecasts of losses, and the law over positions."""
+
+    predict: partial(PredictSpec, ("method",)) = Field(default_factory=dict, validate_default=True)  # type: ignore[valid-type]
+    positions: partial(PositionsSpec) = Field(default_factory=dict, validate_default=True)  # type: ignore[valid-type]
+
+
 class Params(Spec):
     """The whole of params.yaml."""
 
@@ -118,6 +126,7 @@ class Params(Spec):
     moe: MoEParams
     continual: ContinualParams
     evaluate: EvaluateParams
+    forecast: ForecastParams = Field(default_factory=lambda: ForecastParams.model_validate({}))
 
 
 class MethodParams(BaseModel):
