@@ -55,7 +55,7 @@ def positions(spec: PositionsSpec, inputs: dict[str, Path], job: Job) -> dict[st
 
 
 def unknown(fit: Fit) -> tuple[str, ...]:
-    """Which numbers mean nothing: all of them where the rate has no lower bound, a0 and a1 where it has no upper one."""
+    """Which numbers mean nothing: all where the rate has no lower bound, a0 and a1 where it has no upper one."""
     if fit.rate_low is None:
         return "a0", "a1", "a2", "ratio"
     return () if fit.identified else ("a0", "a1")
