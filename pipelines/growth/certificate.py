@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipelines.growth.protocol import GrowthMethod, Preservation
 
 ROWS = 2
-LENGTH = 32
+LENGTH = 16
 ROUNDINGS = 100
 """A checkpoint may deviate by this many roundings of its dtype where the algebra is exact."""
 
@@ -115,9 +115,12 @@ def certify(
         algebra = deviation(before, logits_of(stream, grown.model, grown.experts, tokens), tokens)
         after = logits_of(stored, grown.model, grown.experts, tokens)
     alive, twins = Liveness(), Twins()
+    widened = base.widths != grown.widths
     for gradient in gradients_of(stored, grown.model, grown.experts, tokens):
         alive.add(gradient, base, grown)
-        twins.add(gradient, grown)
+        # Growth in depth alone duplicates no unit of a layer.
+        if widened:
+            twins.add(gradient, grown)
     dtype = stored["embedding.word_embeddings.weight"].dtype
     certificate = Certificate(
         tokens.numel(),
@@ -163,7 +166,7 @@ def deviation(before: Tensor, after: Tensor, tokens: Tensor) -> Deviation:
 
 
 def random_tokens(vocab_size: int, seq_length: int, seed: int) -> Tensor:
-    """The tokens [B, S] of a certificate: at most 2 rows of 32."""
+    """The tokens [B, S] of a certificate: at most 2 rows of 16."""
     generator = torch.Generator().manual_seed(seed_of(seed, "certificate"))
     return torch.randint(vocab_size, (ROWS, min(LENGTH, seq_length)), generator=generator)
 

@@ -5,6 +5,7 @@ Both are read off one backward pass (``megatron.definition.gradients_of``), a pa
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -122,9 +123,9 @@ class Units:
 
     def part(self, weights: Tensor, slopes: Tensor) -> None:
         """Part units whose rows [units, any] differ in weights; of the others, those whose gradients do."""
-        # Adding zero makes -0.0 the 0.0 that it equals.
-        rows = [row.tobytes() for row in (weights + 0.0).contiguous().numpy()]
-        self.born = [born or bool(row.strip(b"\0")) for born, row in zip(self.born, rows, strict=True)]
+        # Digests, so that no second copy of the weights is held; adding zero makes -0.0 the 0.0 that it equals.
+        rows = [hashlib.blake2b((row + 0.0).numpy().tobytes(), digest_size=16).digest() for row in weights]
+        self.born = [born or bool(row.any()) for born, row in zip(self.born, weights, strict=True)]
         self.weight_class = _numbered(zip(self.weight_class, rows, strict=True))
         together = _numbered(zip(self.class_after, self.weight_class, strict=True))
         members: dict[int, list[int]] = {}

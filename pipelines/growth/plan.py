@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pipelines.growth.protocol import GrowthMethod
     from pipelines.growth.source import Source
 
+CERTIFIED_BYTES = 40
+"""A number of the largest tensor while it is certified: weight and gradient in float64, and the steps between."""
+
 TRAINED_BYTES = 16
 """A parameter in training: weight, gradient and AdamW's two moments in float32."""
 
@@ -74,7 +77,8 @@ def describe(method: GrowthMethod, name: str, source: Source) -> list[tuple[str,
         *((key, _short(value)) for key, value in method.facts(base.model).items()),
         ("preserves the function", _preserved(method, source)),
         ("weights on disk", f"{_size(stored[0])} -> {_size(stored[1])}"),
-        ("memory to grow", f"about {_size(3 * largest * source.bytes_a_number + 2**27)}, whatever the model's depth"),
+        ("memory to grow", f"about {_size(2 * largest * source.bytes_a_number + 2**27)}, whatever the model's depth"),
+        ("memory to certify", f"about {_size(CERTIFIED_BYTES * largest + 2**27)}, likewise"),
         ("memory to train", f"{_size(sizes[0] * TRAINED_BYTES)} -> {_size(sizes[1] * TRAINED_BYTES)} and activations"),
     ]
     return lines

@@ -45,6 +45,12 @@ class Shape:
         return self.model.hidden_size // self.model.num_attention_heads
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of every kind: residual dimensions, feed-forward units, query heads and query groups."""
+        model = self.model
+        return model.hidden_size, self.ffn, model.num_attention_heads, model.num_query_groups
+
+    @property
     def ffn(self) -> int:
         """Units of a feed-forward layer, an expert's for a mixture."""
         return self.experts.moe_ffn_hidden_size if self.experts else self.model.ffn_hidden_size

@@ -122,8 +122,11 @@ def gradients_of(
     )
     loss = mean_loss(rms_norm(last, gain, eps) @ head.T, tokens_BS)
     x_grad, gain_grad, head_grad = torch.autograd.grad(loss, (last, gain, head))
+    del loss
     if not tied:
         yield Gradient(HEAD, head.detach(), head_grad)
+        # Two of the largest tensors: not held while the layers pass.
+        del head, head_grad
     yield Gradient(FINAL_NORM, gain.detach(), gain_grad)
     for number in reversed(range(model.num_layers)):
         before, weights = states.pop().requires_grad_(), load(number, True)
@@ -134,7 +137,7 @@ def gradients_of(
         for (suffix, weight), gradient in zip(weights.items(), grads[1:], strict=True):
             yield Gradient(prefix + suffix, weight.detach(), gradient)
     embedding = head.detach() if tied else tensors[EMBEDDING].detach().double()
-    gradient = head_grad.clone() if tied else torch.zeros_like(embedding)
+    gradient = head_grad if tied else torch.zeros_like(embedding)
     gradient.index_add_(0, tokens_BS.flatten(), x_grad.flatten(0, 1))
     yield Gradient(EMBEDDING, embedding, gradient)
 
