@@ -66,3 +66,19 @@ def test_columns_that_vary_together_are_not_identified(make, reciprocal):
     seen = [make(step, reciprocal(2, 0.4, 4 - 0.1 * np.log(step)), 1 - 0.3 * np.log(step)) for step in range(1, 9)]
     told = TemporalLaw("learning_rate_and_tokens").forecast(seen, [Place(900, 0.3)])
     assert any("a2: p2 and q2 and r2 multiply what varies together" in each for each in told.warnings)
+
+
+def test_evaluations_that_do_not_identify_the_law_do_not_throw_the_forecast_off(make, reciprocal, cosine):
+    """Fitted one by one, a1 runs to either end of its range by chance, and a0 with it."""
+    for seed in range(5):
+        noise = np.random.default_rng(seed)
+        whole = [
+            make(
+                step, reciprocal(0.3, 2.0, 3 + 2 * cosine(step / 16)), cosine(step / 16), counts=[100] * 64, noise=noise
+            )
+            for step in range(1, 17)
+        ]
+        told = TemporalLaw().forecast(whole[:8], [Place(each.tokens, each.lr) for each in whole[8:]])
+        assert "seen evaluations:" in told.warnings[0]
+        assert told.losses == pytest.approx([each.loss for each in whole[8:]], rel=0.1)
+        assert told.parameters["q1"] == pytest.approx(0, abs=1e-6)
