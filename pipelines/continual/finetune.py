@@ -7,12 +7,12 @@ and ``accuracy_matrix.json``. Wrong tasks are refused before torch is imported.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.continual.metrics import FORMULAS, sequence_metrics
 from pipelines.continual.prompts import encode_tasks, union_of_labels
 from pipelines.continual.tasks import load_tasks
-from pipelines.runs.errors import RetraceError
+from pipelines.runs.devices import choose_device
 from pipelines.runs.methods import load_method
 
 if TYPE_CHECKING:
@@ -67,17 +67,6 @@ def finetune(spec: FinetuneSpec, inputs: dict[str, Path], job: Job) -> dict[str,
     trainable = sum(parameter.numel() for parameter in sequence.trainable.values())
     job.record(tokens=sequence.tokens, device=str(device), num_trainable_parameters=trainable)
     return {**metrics, **strategy.metrics(), "tokens": sequence.tokens}
-
-
-def choose_device(name: str) -> Any:
-    """The torch device that ``--exec`` asks for; ``auto`` is the GPU where there is one."""
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise RetraceError(f"--exec device is {name!r}: choose auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RetraceError("--exec device is cuda and torch finds no GPU: choose auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def write_matrix(path: Path, tasks: list[Task], matrix: list[list[float]], metrics: dict[str, float]) -> None:

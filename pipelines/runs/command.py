@@ -24,6 +24,7 @@ STAGE_HELP = {
     "growth": "grow small models into larger ones",
     "moe": "train mixture-of-experts models",
     "continual": "finetune on a sequence of tasks",
+    "translation": "train translation models, score them",
     "evaluate": "score models with lm-evaluation-harness",
     "forecast": "forecast losses from early training",
     "tables": "paper tables, claims and plots",

@@ -26,6 +26,7 @@ STAGES = (
     "growth",
     "moe",
     "continual",
+    "translation",
     "evaluate",
     "forecast",
     "tables",
