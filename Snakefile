@@ -18,6 +18,7 @@ include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/growth.smk"
 include: "workflow/rules/moe.smk"
 include: "workflow/rules/continual.smk"
+include: "workflow/rules/translation.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/forecast.smk"
 include: "workflow/rules/tables.smk"
@@ -34,6 +35,8 @@ rule all:
 
 
 onstart:
+    for table, folder in PLAN.not_run.items():
+        print(f"not run: papers/{table}, which needs {folder}", file=sys.stderr)
     fetch_artifacts()
 
 

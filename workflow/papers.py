@@ -48,6 +48,7 @@ class PaperPlan(Plan):
     Attributes:
         tables, plots: (paper, name) in the order of the papers.
         runs: folders of all runs that a table shows, in the order they were planned.
+        not_run: table, as ``paper/name`` -> the folder of params.yaml it needs and has not got.
     """
 
     def __init__(self, params: Params, methods: MethodParams) -> None:
@@ -57,6 +58,7 @@ class PaperPlan(Plan):
         self.papers: dict[str, Paper] = {}
         self.tables: list[tuple[str, str]] = []
         self.plots: list[tuple[str, str]] = []
+        self.not_run: dict[str, str] = {}
 
     @property
     def runs(self) -> list[str]:
@@ -80,7 +82,7 @@ class PaperPlan(Plan):
         self.papers[key] = paper
         runs: list[str] = []
         evaluations: list[str] = []
-        tables = [self._table(name, table, runs, evaluations) for name, table in paper.tables.items()]
+        tables = [self._table(key, name, table, runs, evaluations) for name, table in paper.tables.items()]
         self.tables += [(key, name) for name in paper.tables]
         self.plots += [(key, name) for name in paper.plots]
         spec = {
@@ -111,10 +113,13 @@ class PaperPlan(Plan):
             paper=[f"results/papers/{key}" for key in self.papers],
         )
 
-    def _table(self, name: str, table: Table, runs: list[str], evaluations: list[str]) -> Values:
+    def _table(self, paper: str, name: str, table: Table, runs: list[str], evaluations: list[str]) -> Values:
         seeds = table.seeds[: self.params.seeds]
         cells = []
-        for row in table.rows:
+        missing = self._missing_folder(f"papers/{paper}/paper.yaml: tables.{name}.needs", table.needs)
+        if missing:
+            self.not_run[f"{paper}/{name}"] = missing
+        for row in () if missing else table.rows:
             for seed in seeds:
                 made = self._row(table, row, seed)
                 evaluated = made[0]
@@ -144,7 +149,18 @@ class PaperPlan(Plan):
             "reference": table.reference,
             "smoothing_window": table.smoothing_window,
             "cells": cells,
+            "not_run": f"it needs {missing}; see params.yaml" if missing else None,
         }
+
+    def _missing_folder(self, where: str, needs: str | None) -> str | None:
+        """The folder that a table needs, if params.yaml does not name it."""
+        if needs is None:
+            return None
+        name = needs.removeprefix("folders.")
+        if name not in type(self.params.folders).model_fields:
+            known = ", ".join(f"folders.{each}" for each in type(self.params.folders).model_fields)
+            raise RetraceError(f"{where}: no {needs} in params.yaml; known: {known}")
+        return needs if getattr(self.params.folders, name) is None else None
 
     def _row(self, table: Table, row: Row, seed: int) -> list[str]:
         """Paths of the artifacts whose metrics make one cell; the first is the run itself."""
@@ -155,6 +171,8 @@ class PaperPlan(Plan):
             return [tokenizer, self.vocabulary(tokenizer, seed)]
         if stage == "pretrain":
             return [self.pretrained(row.method or DEFAULT_METHODS[stage], overrides, seed)]
+        if stage == "translation":
+            return [self.translated(overrides, seed)]
         make = {
             "growth": self.grown,
             "moe": self.experts,
@@ -322,6 +340,48 @@ class PaperPlan(Plan):
         """The law over positions, fitted to what a training logged."""
         path = run.replace("results/", "results/positions/", 1)
         return self.add(path, "forecast", "positions", _given(self.params.forecast.positions), run=run)
+
+    def pairs(self) -> str:
+        """The parallel text that translation models train on."""
+        return self.add(
+            "results/data/pairs",
+            "translation",
+            "pairs",
+            _given(self.params.translation.pairs),
+            folder=self.params.folders.translation,
+        )
+
+    def translated(self, overrides: Values, seed: int) -> str:
+        """A translation model; its tokenizer learns from both sides of the same pairs.
+
+        Keys that start with ``tokenizer.`` set that tokenizer's spec.
+        """
+        translation = self.params.translation
+        own, upstream = _split(overrides, "tokenizer")
+        method = str(upstream.pop("method", self.params.tokenizer.method))
+        learnt = {
+            **_given(self.params.tokenizer.train),
+            **_given(translation.tokenizer),
+            "method": self.methods.of("tokenizer", method),
+        }
+        # Beside the tokenizers of the corpus, which have other settings of the same names.
+        tokenizer = self.add(
+            f"results/tokenizer/{method}/translation,{setting(learnt, upstream)}/seed0",
+            "tokenizer",
+            "train",
+            overridden(learnt, upstream),
+            corpus=self.pairs(),
+        )
+        base = {name: _given(getattr(translation, name)) for name in ("model", "training", "decoding")}
+        varied = {key: value for key, value in overrides.items() if key != "tokenizer.method"}
+        return self.add(
+            f"results/translation/{method}/{setting({**base, 'tokenizer': learnt}, varied)}/seed{seed}",
+            "translation",
+            "train",
+            {**overridden(base, own), "seed": seed},
+            pairs=self.pairs(),
+            tokenizer=tokenizer,
+        )
 
     def labelled_tasks(self) -> str:
         """The tasks of continual finetuning."""

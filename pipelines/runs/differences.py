@@ -15,6 +15,8 @@ BLOCKS = {
     ("tokenizer", "train"): "tokenizer.train",
     ("tokenizer", "measure"): "tokenizer.measure",
     ("continual", "finetune"): "continual.finetune",
+    ("translation", "pairs"): "translation.pairs",
+    ("translation", "train"): "translation",
     ("evaluate", "run"): "evaluate.run",
     ("evaluate", "tasks"): "evaluate.tasks",
     ("forecast", "predict"): "forecast.predict",

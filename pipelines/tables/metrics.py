@@ -106,6 +106,9 @@ METRICS: dict[str, Metric] = {
     "bits_per_byte_change": Metric(
         "change", "val_bits_per_byte - that of the row it is compared with", "", "lower", 4, 1.0, "reference"
     ),
+    # Translation
+    "bleu": Metric("BLEU", "sacrebleu's corpus BLEU of the test translations, 0 to 100", "", "higher", 2),
+    "chrf": Metric("chrF", "sacrebleu's chrF2 of the test translations, 0 to 100", "", "higher", 2),
     "base_tokens": Metric("base tokens", "training tokens of the base model (d)", "million", "none", 3, 1e-6),
     "val_perplexity": Metric("perplexity", "exp of the validation loss: of a token", "", "lower", 2),
     "state_bytes": Metric(

@@ -130,6 +130,8 @@ class TablePage:
             f"Mean ± standard deviation (number of seeds); seeds {seeds}. ↓ lower is better, ↑ higher is better. "
             f"{NOTHING}: not a number of that stage, or undefined. 95 % intervals of the means are in the CSV."
         ]
+        if self.table.not_run:
+            lines.insert(0, f"Not run: {self.table.not_run}.")
         if any(metric(column).needs == "reference" for column in self.table.columns):
             window = self.table.smoothing_window
             others = list(dict.fromkeys(row.reference or self.table.reference for row in self.table.rows))

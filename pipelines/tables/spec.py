@@ -64,6 +64,7 @@ class TableSpec(Spec):
     reference: str | None = Field(None, description="row that derived columns compare with")
     smoothing_window: int = Field(5, ge=1, description="logged points averaged before loss curves are compared")
     cells: tuple[CellSpec, ...] = Field(description="the runs behind it, one a row and seed")
+    not_run: str | None = Field(None, description="why there are no runs behind it, and the remedy")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

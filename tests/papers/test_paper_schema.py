@@ -81,7 +81,7 @@ def test_a_claim_may_name_a_number(tmp_path: Path) -> None:
         (
             "tables.operators.colums",
             ["val_loss"],
-            "tables.operators: unknown key colums; known: caption, stage, rows, with",
+            "tables.operators: unknown key colums; known: caption, needs, stage, rows, with",
         ),
         ("titel", "x", "unknown key titel; known: title, arxiv"),
         ("tables.operators.rows.1.methd", "stack", "tables.operators.rows.1: unknown key methd; known: name, method"),
@@ -106,6 +106,7 @@ def test_a_claim_may_name_a_number(tmp_path: Path) -> None:
             ["bits_per_byte_gain"],
             "compares with the row a row starts from: give rows a from",
         ),
+        ("tables.operators.needs", "data", "tables.operators.needs: .*pattern"),
         ("tables.operators.smoothing_window", 0, "greater than or equal to 1"),
         ("plots.curves.table", "other", "plots.curves: no table 'other'; tables: operators"),
         ("plots.curves.rows", ["base"], "plots.curves: table operators has no row 'base'; rows: scratch, grown"),

@@ -246,6 +246,18 @@ def test_a_plot_of_frequencies_takes_its_lines_from_what_was_measured_of_the_run
         spec(table, plots=[{**plot, "rows": ["bp"]}])
 
 
+def test_a_table_that_was_not_run_says_why_and_still_shows_what_is_reported(job: MakeJob, tmp_path: Path) -> None:
+    reported = tmp_path / "reported.csv"
+    reported.write_text(HEAD + "operators,stack,loss at 1B,val_loss,2.151,,Figure 3,paper,arXiv,\n", encoding="utf-8")
+    inputs = {"run": [], "evaluation": [], "reported": reported}
+    made = job("out")
+    build(spec({"cells": [], "not_run": "it needs folders.text"}), inputs, made)
+    for suffix in ("md", "html"):
+        page = (made.out / f"operators.{suffix}").read_text(encoding="utf-8")
+        assert "Not run: it needs folders.text." in page
+        assert "2.151" in page
+
+
 def test_a_plot_without_a_curve_is_refused(artifact: MakeArtifact, job: MakeJob) -> None:
     inputs = {"run": [artifact("still", val_loss=1.0)], "evaluation": []}
     table = {"cells": [{"row": "stack", "seed": 0, "run": 0}], "columns": ["val_loss"]}

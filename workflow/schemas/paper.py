@@ -17,7 +17,7 @@ from pipelines.runs.methods import list_methods
 from pipelines.tables.metrics import METRICS, metric
 from pipelines.tables.spec import Curved
 
-RowStage = Literal["tokenizer", "pretrain", "growth", "moe", "continual", "forecast"]
+RowStage = Literal["tokenizer", "pretrain", "growth", "moe", "continual", "translation", "forecast"]
 
 DEFAULT_METHODS = {"pretrain": "dense"}
 """Method of a row that names none; the other stages have no method that goes without saying."""
@@ -92,11 +92,13 @@ class Table(Strict):
     """A grid of runs: rows x seeds, and the columns to show of them.
 
     Attributes:
+        needs: a folder of params.yaml (``folders.NAME``) without which the table is not run.
         evaluate: score the models with the harness's tasks.
         positions: fit the reciprocal law to the runs' loss by position; curves are then over the position.
     """
 
     caption: str
+    needs: str | None = Field(None, pattern=r"^folders\.[a-z_]+$")
     stage: RowStage | None = None
     rows: tuple[Row, ...] = Field(min_length=1)
     with_: dict[str, Any] = Field(default_factory=dict, alias="with")

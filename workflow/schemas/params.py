@@ -21,6 +21,7 @@ from pipelines.runs.errors import RetraceError
 from pipelines.runs.methods import list_methods, resolve_method
 from pipelines.runs.verb import Spec, describe_invalid
 from pipelines.tokenizer.spec import MeasureSpec, TokenizerSpec
+from pipelines.translation.spec import DecodingSpec, EncoderDecoderSpec, PairsSpec, TranslationTrainingSpec
 
 STAGES_WITH_METHODS = ("tokenizer", "pretrain", "growth", "moe", "continual", "forecast")
 
@@ -46,6 +47,9 @@ class Folders(Spec):
     )
     tasks: str | None = Field(None, description="folder of labelled tasks (continual.tasks.source: local)")
     harness: str | None = Field(None, description="folder of evaluation sets (evaluate.tasks.source: local)")
+    translation: str | None = Field(
+        None, description="folder of parallel text, STEM.LANGUAGE or STEM.LANGUAGE.gz; without it nothing is translated"
+    )
 
 
 class TokenizerParams(Spec):
@@ -99,6 +103,16 @@ class ContinualParams(Spec):
     moe: str = Field(description="moe method whose upcycled model is finetuned")
 
 
+class TranslationParams(Spec):
+    """Translation models, one a tokenizer, on the parallel text of ``folders.translation``."""
+
+    pairs: partial(PairsSpec) = Field(default_factory=dict, validate_default=True)  # type: ignore[valid-type]
+    tokenizer: partial(TokenizerSpec, ("method",)) = Field(default_factory=dict, validate_default=True)  # type: ignore[valid-type]
+    model: partial(EncoderDecoderSpec) = Field(default_factory=dict, validate_default=True)  # type: ignore[valid-type]
+    training: partial(TranslationTrainingSpec) = Field(default_factory=dict, validate_default=True)  # type: ignore[valid-type]
+    decoding: partial(DecodingSpec) = Field(default_factory=dict, validate_default=True)  # type: ignore[valid-type]
+
+
 class EvaluateParams(Spec):
     """The evaluation tasks and how they are run."""
 
@@ -125,6 +139,7 @@ class Params(Spec):
     growth: GrowthParams
     moe: MoEParams
     continual: ContinualParams
+    translation: TranslationParams
     evaluate: EvaluateParams
     forecast: ForecastParams = Field(default_factory=lambda: ForecastParams.model_validate({}))
 
