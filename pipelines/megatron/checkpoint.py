@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.megatron.shards import Memory, ShardFile, ShardWriter
+from pipelines.megatron.shards import ShardFile, ShardWriter
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -114,7 +114,6 @@ class LazyTensors(Mapping[str, "Tensor"]):
     def __init__(self, path: Path, weight_map: dict[str, str], framework: str = "pt") -> None:
         self._path, self._weight_map, self._framework = path, weight_map, framework
         self._open: dict[str, ShardFile] = {}
-        self._memory = Memory()
 
     def __getitem__(self, name: str) -> Tensor:
         shard = self._shard(self._weight_map[name])
@@ -137,7 +136,7 @@ class LazyTensors(Mapping[str, "Tensor"]):
 
     def _shard(self, file: str) -> ShardFile:
         if file not in self._open:
-            shard = ShardFile(self._path / file, "train the checkpoint again", self._memory)
+            shard = ShardFile(self._path / file, "train the checkpoint again")
             here = (name for name, where in self._weight_map.items() if where == file)
             if lost := set(here) - set(shard.names):
                 raise RetraceError(f"{shard.path} lacks {min(lost)}: the checkpoint is not whole, train it again")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.megatron.flops import parameter_shapes
 from pipelines.megatron.huggingface import global_tensor, huggingface_names
-from pipelines.megatron.shards import Memory, ShardFile, ShardWriter
+from pipelines.megatron.shards import ShardFile, ShardWriter
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ class HuggingFaceTensors(Mapping[str, "Tensor"]):
     """
 
     def __init__(self, folder: Path) -> None:
-        memory = Memory()
-        self._files = [ShardFile(folder / file, REMEDY, memory) for file in _files(folder)]
+        self._files = [ShardFile(folder / file, REMEDY) for file in _files(folder)]
         self._where = {name: file for file in self._files for name in file.names}
 
     def __getitem__(self, name: str) -> Tensor:

@@ -1,15 +1,17 @@
 """Safetensors files read and written a tensor at a time, with no more than that in memory.
 
-The library maps a whole file into memory to read it and takes all of a file's tensors to write it; growing a model
-larger than memory needs neither. Files are the library's own format (https://github.com/huggingface/safetensors):
-eight bytes of header length, a JSON header, then the tensors' bytes without gaps. Arrays of numpy need no torch.
+The library keeps a whole file mapped to read it, and takes all of a file's tensors to write it; growing a model larger
+than memory needs neither: each tensor is a mapping of its own, gone with the tensor. Files are the library's own format
+(https://github.com/huggingface/safetensors): eight bytes of header length, a JSON header, then the tensors' bytes
+without gaps. Arrays of numpy need no torch.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import sys
+import mmap
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -42,50 +44,19 @@ BUFFER = 64 * 2**20
 HEADER_ROOM = 2**20
 """Kept free at the beginning of a long file for the header; a shard that needs more is ended."""
 
-SMALL = 2**20
-"""Tensors below this size are not worth reusing memory for."""
-
 MAX_HEADER = 100 * 10**6
 """The library's own limit."""
-
-
-class Memory:
-    """Memory for one tensor after another: what nobody holds any more is used again.
-
-    Fresh memory comes a page at a time, at several times the cost of reading into memory that is there. Two pieces are
-    kept: whoever goes through tensors still holds the one before when asking for the next.
-    """
-
-    def __init__(self) -> None:
-        self._kept: list[np.ndarray[Any, np.dtype[np.int64]]] = []
-
-    def take(self, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """``size`` bytes, aligned for any dtype, that no array or tensor in use shares."""
-        # As many numbers of eight bytes as hold it.
-        count = -(-size // 8)
-        if size < SMALL:
-            return np.empty(count, dtype=np.int64).view(np.uint8)[:size]
-        for number in range(len(self._kept)):
-            # Every view of an array holds a reference to it; these two are the list's and the argument's.
-            if sys.getrefcount(self._kept[number]) == 2 and len(self._kept[number]) >= count:
-                return self._kept[number].view(np.uint8)[:size]
-        self._kept = [*self._kept[-1:], np.empty(count, dtype=np.int64)]
-        return self._kept[-1].view(np.uint8)[:size]
 
 
 class ShardFile:
     """A safetensors file, its header read and checked against the file's length; tensors are read when asked for.
 
-    Args:
-        memory: shared with other files that are read in turn.
-
     Raises:
         RetraceError: damaged, or not a safetensors file; ends in ``remedy``.
     """
 
-    def __init__(self, path: Path, remedy: str, memory: Memory | None = None) -> None:
+    def __init__(self, path: Path, remedy: str) -> None:
         self.path, self._remedy = path, remedy
-        self._memory = memory or Memory()
         self._entries = self._read_header()
 
     @property
@@ -104,30 +75,36 @@ class ShardFile:
         return dtype
 
     def array(self, name: str) -> Array:
-        """A tensor as a numpy array of its own (there is none for BF16)."""
+        """A tensor as a numpy array that shares memory with no other (there is none for BF16)."""
         dtype = TORCH[self.dtype(name)]
         if dtype == "bfloat16":
             raise RetraceError(f"{self.path}: {name} is bfloat16, which numpy does not have: read it with torch")
         return self._bytes(name).view(dtype).reshape(self.shape(name))
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor in memory of its own."""
+        """A tensor that shares memory with no other."""
         import torch
 
-        return torch.from_numpy(self._bytes(name)).view(getattr(torch, TORCH[self.dtype(name)])).view(self.shape(name))
+        dtype, shape = getattr(torch, TORCH[self.dtype(name)]), self.shape(name)
+        if 0 in shape:
+            return torch.empty(shape, dtype=dtype)
+        return torch.from_numpy(self._bytes(name)).view(dtype).view(shape)
 
     def _bytes(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        begin, end = self._entries[name]["data_offsets"]
-        whole = self._memory.take(end - begin)
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self._data + begin)
-            view, done = whole.data, 0
-            while done < len(view):
-                read = file.readinto(view[done:])
-                if not read:
-                    raise self._damaged("it ends too early")
-                done += read
-        return whole
+        """A private mapping of the file: it costs no copy, and what is written to it stays in memory."""
+        begin, end = (self._data + offset for offset in self._entries[name]["data_offsets"])
+        if begin == end:
+            return np.empty(0, dtype=np.uint8)
+        # A mapping begins on a page.
+        page = begin - begin % mmap.ALLOCATIONGRANULARITY
+        with self.path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < end:
+                raise self._damaged("it ends too early")
+            mapped = mmap.mmap(file.fileno(), end - page, access=mmap.ACCESS_COPY, offset=page)
+        mapped.madvise(mmap.MADV_WILLNEED)
+        whole = np.frombuffer(mapped, dtype=np.uint8, count=end - begin, offset=begin - page)
+        aligned = begin % SIZES[self.dtype(name)] == 0
+        return whole if aligned else whole.copy()
 
     def _read_header(self) -> dict[str, dict[str, Any]]:
         try:

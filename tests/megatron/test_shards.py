@@ -57,30 +57,40 @@ def test_we_read_what_the_library_writes(tmp_path):
     assert torch.equal(file.tensor("vector"), written["vector"])
 
 
-def test_memory_is_used_again_only_when_no_view_of_it_is_left():
-    size = 2 * shards.SMALL
-    looks = (
-        lambda array: array[7:],
-        lambda array: array.view(np.uint16).reshape(2, -1)[1],
-        lambda array: torch.from_numpy(array)[7:],
-        lambda array: torch.from_numpy(array).view(torch.float32).view(2, -1)[1],
-    )
-    for look in looks:
-        memory = shards.Memory()
-        held = memory.take(size)
-        held[:] = 1
-        address, view = held.ctypes.data, look(held)
-        del held
-        taken = memory.take(size)
-        assert taken.ctypes.data != address
-        taken[:] = 0
-        assert view.all()
-    memory = shards.Memory()
-    address = memory.take(size).ctypes.data
-    assert memory.take(size - 8).ctypes.data == address
-    assert len(memory.take(shards.SMALL - 1)) == shards.SMALL - 1
-    # Too large for what is there.
-    assert len(memory.take(3 * size)) == 3 * size
+def test_what_is_written_to_a_tensor_reaches_neither_the_file_nor_the_next_reader(tmp_path):
+    written = {"a": torch.arange(3000.0), "b": torch.ones(5)}
+    save_file(written, tmp_path / "x.safetensors")
+    before = (tmp_path / "x.safetensors").read_bytes()
+    file = ShardFile(tmp_path / "x.safetensors", "again")
+    first, second = file.tensor("a"), file.tensor("a")
+    first.zero_()
+    file.array("b")[:] = 7
+    assert torch.equal(second, written["a"])
+    assert torch.equal(file.tensor("b"), written["b"])
+    assert (tmp_path / "x.safetensors").read_bytes() == before
+    # A tensor outlives its file's name.
+    (tmp_path / "x.safetensors").unlink()
+    assert torch.equal(second, written["a"])
+
+
+def test_a_tensor_that_begins_between_two_numbers_is_read_too(tmp_path):
+    entries = {
+        "odd": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]},
+        "x": {"dtype": "F32", "shape": [2], "data_offsets": [3, 11]},
+        "none": {"dtype": "F32", "shape": [0], "data_offsets": [11, 11]},
+    }
+    (tmp_path / "x.safetensors").write_bytes(header(entries, b"abc" + np.array([1.5, -2.0], np.float32).tobytes()))
+    file = ShardFile(tmp_path / "x.safetensors", "again")
+    assert file.tensor("x").tolist() == file.array("x").tolist() == [1.5, -2.0]
+    assert file.tensor("none").shape == (0,)
+
+
+def test_a_file_cut_after_it_was_opened_is_refused(tmp_path):
+    save_file({"a": torch.ones(3000)}, tmp_path / "x.safetensors")
+    file = ShardFile(tmp_path / "x.safetensors", "again")
+    (tmp_path / "x.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:-100])
+    with pytest.raises(RetraceError, match="ends too early"):
+        file.tensor("a")
 
 
 @pytest.mark.parametrize("buffer", [2**20, 0])
