@@ -42,8 +42,8 @@ def match_flops(model: ModelSpec, training: TrainingSpec, vocab_size: int, base_
     steps = (2 * (budget - base_flops) + step) // (2 * step)
     if steps < 1:
         raise RetraceError(
-            f"--base has cost {base_flops:.3g} FLOPs and the budget of {training.train_iters} scratch steps is "
-            f"{budget:.3g}: raise training.train_iters, or train the base for less"
+            f"--base, and learning how to grow it where the method does, cost {base_flops:.3g} FLOPs, and the budget "
+            f"of {training.train_iters} scratch steps is {budget:.3g}: raise training.train_iters, or spend less before"
         )
     return Matched(steps, budget, base_flops, abs(base_flops + steps * step - budget) / step)
 

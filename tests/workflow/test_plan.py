@@ -13,11 +13,14 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
+from pipelines.growth.learning import learning_cost
+from pipelines.growth.slices import Shape
+from pipelines.megatron.flops import training_flops_per_token
 from pipelines.megatron.spec import ModelSpec
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.methods import load_method, method_card
 from workflow.papers import PaperPlan, plan_papers
-from workflow.plan import overridden, setting
+from workflow.plan import PlannedJob, overridden, setting
 
 BASE = {"adapter": "full", "training": {"lr": 0.001, "train_iters": 10}}
 
@@ -134,8 +137,25 @@ def test_growth_in_two_hops_is_grown_from_a_grown_model(params: dict, root: Path
     assert between.spec["optimizer_policy"] == "fresh"
 
 
+def budget(job: PlannedJob, vocab_size: int) -> float:
+    """FLOPs of the scratch run that a growth is compared with."""
+    training, model = job.spec["training"], ModelSpec.model_validate(job.spec["model"])
+    tokens = training["train_iters"] * training["global_batch_size"] * model.seq_length
+    return tokens * training_flops_per_token(model, vocab_size)
+
+
+def cost_before(planned: PaperPlan, job: PlannedJob, vocab_size: int) -> float:
+    """FLOPs of a grown model's base, by three bytes a token, and of learning how to grow it."""
+    base = planned[str(job.inputs["base"])]
+    shape, target = (ModelSpec.model_validate(each.spec["model"]) for each in (base, job))
+    learning = learning_cost(load_method("growth", job.spec["method"]), Shape(shape), Shape(target), vocab_size).flops
+    if base.stage == "growth":
+        return learning + budget(base, vocab_size)
+    return learning + base.spec["train_bytes"] / 3 * training_flops_per_token(shape, vocab_size)
+
+
 @pytest.mark.parametrize("overlay", ["params.yaml", "params/smoke.yaml", "params/small.yaml"])
-def test_every_growth_of_every_table_reaches_the_size_it_is_to_train(
+def test_every_growth_of_every_table_reaches_its_size_and_has_steps_left_to_train(
     params: dict, root: Path, tmp_path: Path, overlay: str
 ) -> None:
     (tmp_path / "text.txt").write_text("some words", encoding="utf-8")
@@ -144,13 +164,15 @@ def test_every_growth_of_every_table_reaches_the_size_it_is_to_train(
     given["folders"] = dict.fromkeys(("corpus", "other_corpus"), str(tmp_path))
     given["papers"] = ["gstack", *(["gstack_ablations"] if "small" in overlay else [])]
     planned = plan(given, root)
+    vocab_size = given["tokenizer"]["train"]["vocab_size"]
     grown = [job for job in planned.jobs.values() if job.stage == "growth" and "base" in job.inputs]
     assert len(grown) > 10
     for job in grown:
         if method_card("growth", job.spec["method"]["name"]).axis != "none":
             base = ModelSpec.model_validate(planned[str(job.inputs["base"])].spec["model"])
-            target = load_method("growth", job.spec["method"]).target(base)
-            assert target == ModelSpec.model_validate(job.spec["model"]), job.path
+            method = load_method("growth", job.spec["method"])
+            assert method.target(base) == ModelSpec.model_validate(job.spec["model"]), job.path
+            assert cost_before(planned, job, vocab_size) < 0.95 * budget(job, vocab_size), job.path
 
 
 def test_a_table_that_needs_a_folder_is_run_only_where_there_is_one(params: dict, root: Path, tmp_path: Path) -> None:
