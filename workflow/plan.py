@@ -106,7 +106,8 @@ def relative(base: Values, overrides: Values) -> Values:
             if isinstance(given, bool) or not isinstance(given, int | float):
                 raise RetraceError(f"{key}: {value} is a multiple of a number, and params.yaml gives {given!r}")
             times = float(multiple[1]) * given
-            resolved[key] = math.floor(times + 0.5) if isinstance(given, int) else times
+            # Twelve digits: it names a folder, where 0.1 is not to be 0.1000000000000001.
+            resolved[key] = math.floor(times + 0.5) if isinstance(given, int) else float(f"{times:.12g}")
     return resolved
 
 

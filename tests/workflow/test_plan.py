@@ -20,7 +20,7 @@ from pipelines.megatron.spec import ModelSpec
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.methods import load_method, method_card
 from workflow.papers import PaperPlan, plan_papers
-from workflow.plan import PlannedJob, overridden, setting
+from workflow.plan import PlannedJob, overridden, relative, setting
 
 BASE = {"adapter": "full", "training": {"lr": 0.001, "train_iters": 10}}
 
@@ -55,6 +55,7 @@ def test_a_multiple_is_taken_of_the_parameter_and_a_whole_number_stays_whole() -
     assert overridden(BASE, half)["training"] == {"lr": 0.002, "train_iters": 3}
     assert setting(BASE, half) == "training.lr=0.002,training.train_iters=3"
     assert setting(BASE, {"training.lr": "1x"}) == "default"
+    assert relative({"lr": 0.0004}, {"lr": "0.75x"}) == {"lr": 0.0003}
     with pytest.raises(RetraceError, match=r"2x is a multiple of a number, and params.yaml gives 'full'"):
         overridden(BASE, {"adapter": "2x"})
 
