@@ -31,8 +31,9 @@ TOKENIZERS = ("results/tokenizer/*", "results/vocabulary/*", "results/tokens/*")
 SCORES = ("results/evaluate/*/seed0",)
 FINETUNED = ("results/continual/*", "results/evaluate/continual/*")
 UPCYCLED = ("results/moe/topk/init=upcycle/*", "results/export/moe/*", "results/evaluate/moe/*", *FINETUNED)
-STACKED = ("results/growth/stack/*", "results/export/growth/stack/*", "results/evaluate/growth/stack/*", *UPCYCLED)
-MODELS = ("results/pretrain/*", "results/growth/*", "results/moe/*", "results/continual/*", "results/export/*", *SCORES)
+STACKED = ("results/growth/stack/*", "results/*/growth/stack/*", *UPCYCLED)
+TRAINED = ("results/pretrain/*", "results/growth/*", "results/moe/*", "results/continual/*")
+MODELS = (*TRAINED, "results/export/*", "results/forecast/*", "results/positions/*", *SCORES)
 
 
 def paper(*keys: str) -> tuple[str, ...]:
@@ -159,7 +160,8 @@ ROWS = {
         ["results/moe/rmoe/*", *paper("rmoe"), *MIRRORS], moe={"rmoe": {"recurrent_size": 4}}
     ),
     "a hyper-parameter of a method upstream": params(
-        [*STACKED, *paper("gstack", "chain", "migu"), *MIRRORS], growth={"stack": {"growth_factor": 1}}
+        [*STACKED, *paper("gstack", "temporal_scaling", "chain", "migu"), *MIRRORS],
+        growth={"stack": {"growth_factor": 1}},
     ),
     "the base model's learning rate, which growth does not share": params(
         [*MODELS, "!results/*growth/scratch/*", *PAPERS, *MIRRORS], pretrain={"training": {"lr": 0.004}}
@@ -168,14 +170,19 @@ ROWS = {
         [*UPCYCLED, *paper("chain", "migu"), *MIRRORS], moe={"upcycle": {"training": {"lr": 0.002}}}
     ),
     "how often a loss is logged, which the artifact shows": params(
-        ["results/growth/*", "results/*/growth/*", *UPCYCLED, *paper("gstack", "chain", "migu"), *MIRRORS],
+        [
+            *("results/growth/*", "results/*/growth/*"),
+            *UPCYCLED,
+            *paper("gstack", "temporal_scaling", "chain", "migu"),
+            *MIRRORS,
+        ],
         growth={"training": {"log_interval": 2}},
     ),
     "the size of the vocabularies": params(
         [*TOKENIZERS, *MODELS, *PAPERS, *MIRRORS], tokenizer={"train": {"vocab_size": 700}}
     ),
     "the size of the corpus": params(
-        ["results/data/prose/*", *TOKENIZERS, *MODELS, "results/evaluate/tasks", *PAPERS, *MIRRORS],
+        ["results/data/*/seed*", *TOKENIZERS, *MODELS, "results/evaluate/tasks", *PAPERS, *MIRRORS],
         data={"max_bytes": 500000},
     ),
     "the learning rate of finetuning": params(
@@ -253,7 +260,7 @@ ROWS = {
         (*SCORES, *paper("gstack", "chain"), *MIRRORS), versions={"lm-eval": "99.0"}
     ),
     "the version of a package whose docstrings are the corpus": Row(
-        ("results/*", "!results/mlflow/prepared"), versions={"matplotlib": "99.0"}
+        ("results/*", "!results/data/source/*", "!results/mlflow/prepared"), versions={"matplotlib": "99.0"}
     ),
     "the version of a package that changes no result": Row((), versions={"rich": "99.0"}),
     "the environment files": files([], add("envs/cpu.yaml", "# Said better.\n"), add("envs/requirements.lock", "\n")),
@@ -270,7 +277,7 @@ ROWS = {
     "times of a fresh clone": files([], clone_times),
     "an artifact gone that nothing waits for": files([], remove("results/tokens/bpe/default/seed0")),
     "an artifact gone that a changed job waits for": Row(
-        ("results/tokens/scaffold_bpe/*", "results/moe/rmoe/*", *paper("rmoe"), *MIRRORS),
+        ("results/tokens/scaffold_bpe/default/*", "results/moe/rmoe/*", *paper("rmoe"), *MIRRORS),
         (remove("results/tokens/scaffold_bpe/default/seed0"),),
         {"moe": {"rmoe": {"recurrent_size": 4}}},
     ),

@@ -14,7 +14,6 @@ import yaml
 from benchmarks.graph import copy_checkout
 from pipelines.runs.methods import list_methods
 from workflow.papers import PaperPlan, plan_papers
-from workflow.schemas.paper import load_papers
 
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -41,17 +40,16 @@ def plan(smoke: tuple[Path, str]) -> PaperPlan:
     return plan_papers(_merged(config, overlay), str(smoke[0]))
 
 
-def test_every_table_of_every_paper_is_there_in_three_formats(smoke: tuple[Path, str], results: Path) -> None:
-    papers = load_papers(smoke[0] / "papers")
-    assert {"scaffold_bpe", "gstack", "temporal_scaling", "rmoe", "migu", "chain"} <= set(papers)
-    for key, paper in papers.items():
+def test_every_table_of_every_paper_is_there_in_three_formats(plan: PaperPlan, results: Path) -> None:
+    assert {"scaffold_bpe", "gstack", "temporal_scaling", "rmoe", "migu", "chain"} <= set(plan.papers)
+    for key, paper in plan.papers.items():
         for table in paper.tables:
             for suffix in ("md", "csv", "tex"):
                 assert (results / "tables" / key / f"{table}.{suffix}").stat().st_size > 0
 
 
-def test_every_claim_has_a_verdict_and_one_seed_concludes_nothing(smoke: tuple[Path, str], results: Path) -> None:
-    claims = [claim.id for paper in load_papers(smoke[0] / "papers").values() for claim in paper.claims]
+def test_every_claim_has_a_verdict_and_one_seed_concludes_nothing(plan: PaperPlan, results: Path) -> None:
+    claims = [claim.id for paper in plan.papers.values() for claim in paper.claims]
     with (results / "claims.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sorted(row["id"] for row in rows) == sorted(claims)
