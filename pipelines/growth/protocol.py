@@ -86,8 +86,9 @@ class GrowthMethod(Protocol):
     ) -> Iterator[tuple[str, Tensor]]:
         """What gradients of the base (or averages of their powers) become at growth, by global name.
 
-        Exact where the method preserves the function: the grown model's gradient in terms of the base's, with zeros
-        where the base's says nothing (new units). Elsewhere a guess that the method's docstring states.
+        Exact where the method preserves the function and its docstring says nothing else: the grown model's gradient
+        in terms of the base's, with zeros where the base's says nothing (new units). Elsewhere a guess that the
+        method's docstring states.
 
         Args:
             tensors: gradients, or exp_avg (power 1); squared gradients, or exp_avg_sq (power 2).

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,6 +164,9 @@ def exact_methods():
     for name in list_methods("growth"):
         if method_card("growth", name).axis != "none":
             method = load_method("growth", name)
+            if hasattr(method, "symmetry_break"):
+                # Copies that are read unevenly get gradients that the base's do not determine.
+                method = replace(method, symmetry_break=0.0)
             if method.preserves(MODEL).preserved:
                 found.append(method)
     return found

@@ -29,6 +29,9 @@ METHODS = {
     "noisy": {"name": "stack", "stacking_list": [0, 1, 1], "noise_coeff": 0.2},
     "zero_depth": {"name": "zero_depth", "growth_factor": 2},
     "random_depth": {"name": "random_depth", "growth_factor": 3},
+    "direct_width": {"name": "direct_width", "growth_factor": 2},
+    "queries": {"name": "direct_width", "growth_factor": 2, "heads": "queries"},
+    "zero_width": {"name": "zero_width", "growth_factor": 2},
 }
 
 
@@ -109,7 +112,8 @@ def test_growing_and_converting_commute(checkpoint, run, tokenizer, model, exper
     read = read_tensors(back)
     assert read.keys() == grown.keys()
     assert all(torch.equal(read[each], grown[each]) for each in grown)
-    assert read_config(back)["model"]["num_layers"] == read_config(ours)["model"]["num_layers"] * (
+    size = "num_layers" if name in ("stack", "noisy", "zero_depth", "random_depth") else "hidden_size"
+    assert read_config(back)["model"][size] == read_config(ours)["model"][size] * (
         1.5 if name == "noisy" else METHODS[name]["growth_factor"]
     )
 
