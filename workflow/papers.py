@@ -247,7 +247,8 @@ class PaperPlan(Plan):
         """A grown model, or one trained from scratch beside it.
 
         Keys that start with ``pretrain.`` set the base model's spec. With keys that start with ``base.`` the base is
-        itself a grown model, by the same method, and they set its spec: growth in two hops.
+        itself a grown model, by the same method, and they set its spec: growth in two hops. What grows in width starts
+        from a base as deep as the target and as much narrower as the method makes it wider.
         """
         growth, pretrain = self.params.growth, self.params.pretrain.model_dump(mode="json")
         base: Values = {
@@ -266,6 +267,8 @@ class PaperPlan(Plan):
                 roots = {f"pretrain.{key}": value for key, value in upstream.items()}
                 start = self.grown(method, {**roots, **between, **keep}, seed)
             else:
+                if method_card("growth", method).axis == "width":
+                    upstream = {**_narrower(method, overridden(base, own)), **upstream}
                 start = self.pretrained(DEFAULT_METHODS["pretrain"], {**upstream, **keep}, seed)
         elif len(own) < len(overrides):
             raise RetraceError(f"{', '.join(sorted(set(overrides) - set(own)))}: {method} starts from no base model")
@@ -430,6 +433,25 @@ class PaperPlan(Plan):
         """The tokenizer whose tokens a run was trained on."""
         tokens = self[run].inputs["tokens"]
         return str(self[str(tokens)].inputs["tokenizer"])
+
+
+def _narrower(method: str, grown: Values) -> Values:
+    """Keys of a base model's spec that growing in width turns into the grown model's.
+
+    Raises:
+        RetraceError: a width of the target is no multiple of the growth factor.
+    """
+    factor = grown["method"]["growth_factor"]
+    base = {"model.num_layers": grown["model"]["num_layers"]}
+    for width in ("hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups"):
+        size = grown["model"][width] / factor
+        if not size.is_integer():
+            raise RetraceError(
+                f"params.yaml: growth.{method}.growth_factor is {factor}, and pretrain.model.{width} "
+                f"{grown['model'][width]} is no multiple of it"
+            )
+        base[f"model.{width}"] = int(size)
+    return base
 
 
 def _split(overrides: Values, stage: str) -> tuple[Values, Values]:

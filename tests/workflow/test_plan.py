@@ -197,6 +197,23 @@ def test_a_table_that_needs_a_folder_is_run_only_where_there_is_one(params: dict
     }
 
 
+def test_what_grows_in_width_starts_from_a_base_as_deep_and_narrower(params: dict, root: Path) -> None:
+    planned = plan(params, root)
+    wide = planned[planned.grown("direct_width", {}, 0)]
+    base = planned[wide.inputs["base"]]
+    for width in ("hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups"):
+        assert 2 * base.spec["model"][width] == wide.spec["model"][width]
+    assert base.spec["model"]["num_layers"] == wide.spec["model"]["num_layers"]
+    assert wide.spec["model"] == planned["results/growth/scratch/default/seed0"].spec["model"]
+    zero = planned[planned.grown("zero_width", {"model.layernorm_epsilon": "0.5x"}, 0)]
+    assert zero.inputs["base"] == base.path
+    assert zero.spec["model"]["layernorm_epsilon"] == base.spec["model"]["layernorm_epsilon"] / 2
+    with pytest.raises(
+        RetraceError, match=r"growth\.direct_width\.growth_factor is 3, .* no multiple of it"
+    ):
+        plan(overridden(params, {"growth.direct_width.growth_factor": 3}), root)
+
+
 def test_scratch_is_not_trained_again_for_another_policy_of_growth(params: dict, root: Path) -> None:
     found = _changed(plan(params, root), plan(overridden(params, {"growth.schedule_policy": "rewarm"}), root))
     assert "growth/stack" in found
