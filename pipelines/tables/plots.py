@@ -93,7 +93,9 @@ def _draw_curves(axes: Axes, plot: PlotSpec, table: TableSpec, cells: dict[tuple
         text = row.text if len(plot.y) == 1 else f"{row.text}, {QUANTITIES[y][1]}"
         axes.plot(xs, means, dash, color=colour, label=f"{text} ({len(curves)})", linewidth=1.6)
         low, high = ([m + s * d for m, d in zip(means, spreads, strict=True)] for s in (-1, 1))
-        axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
+        # On a logarithmic axis a band that reaches zero has no lower edge, and one such point would break all of it.
+        shown_part = [bound > 0 for bound in low] if plot.scale == "log" else None
+        axes.fill_between(xs, low, high, where=shown_part, color=colour, alpha=0.18, linewidth=0)
 
 
 def _draw_isoflop(axes: Axes, plot: PlotSpec, table: TableSpec, cells: dict[tuple[str, int], Cell]) -> None:

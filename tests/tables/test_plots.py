@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from matplotlib import pyplot
 
 from pipelines.runs.errors import RetraceError
 from pipelines.tables.cells import gather
 from pipelines.tables.isoflop import levels
-from pipelines.tables.plots import draw, mean_curve
+from pipelines.tables.plots import _draw_curves, draw, mean_curve
 from pipelines.tables.spec import PlotSpec, TableSpec
 
 
@@ -85,3 +87,23 @@ def test_a_law_over_positions_is_drawn_over_a_logarithmic_axis_beside_what_was_m
         spec = PlotSpec.model_validate({**plot, "name": scale, "scale": scale})
         draw(spec, table, gather(table, runs, []), tmp_path)
     assert (tmp_path / "log_x.svg").read_bytes() != (tmp_path / "linear.svg").read_bytes()
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_on_logarithmic_axes_a_band_is_drawn_where_it_lies_above_zero(scale: str) -> None:
+    row = {"name": "bpe", "stage": "tokenizer"}
+    table = TableSpec(name="t", caption="c", rows=[row], columns=["vocab_size"], seeds=[0, 1], cells=[])
+    levels = {0: [40, 20, 1], 1: [42, 24, 9]}
+    cells = {
+        ("bpe", seed): SimpleNamespace(
+            lines=[{"rank": k, "visible_frequency": y} for k, y in enumerate(ys, start=1)], run=Path()
+        )
+        for seed, ys in levels.items()
+    }
+    figure, axes = pyplot.subplots()
+    plot = PlotSpec(name="p", table="t", x="rank", y=["visible_frequency"], scale=scale)
+    _draw_curves(axes, plot, table, cells)
+    heights = [y for path in axes.collections[0].get_paths() for _, y in path.vertices]
+    assert (min(heights) < 0) == (scale == "linear")
+    assert axes.lines[0].get_ydata().tolist() == [41.0, 22.0, 5.0]
+    pyplot.close(figure)

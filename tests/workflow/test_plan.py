@@ -208,9 +208,7 @@ def test_what_grows_in_width_starts_from_a_base_as_deep_and_narrower(params: dic
     zero = planned[planned.grown("zero_width", {"model.layernorm_epsilon": "0.5x"}, 0)]
     assert zero.inputs["base"] == base.path
     assert zero.spec["model"]["layernorm_epsilon"] == base.spec["model"]["layernorm_epsilon"] / 2
-    with pytest.raises(
-        RetraceError, match=r"growth\.direct_width\.growth_factor is 3, .* no multiple of it"
-    ):
+    with pytest.raises(RetraceError, match=r"growth\.direct_width\.growth_factor is 3, .* no multiple of it"):
         plan(overridden(params, {"growth.direct_width.growth_factor": 3}), root)
 
 
