@@ -17,8 +17,21 @@ from tests.store.team import AUTHOR, make_artifact, run_of, store_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("pipelines", "workflow", "papers", "params", "params.yaml", "dvc.yaml", ".gitignore", ".dvcignore")
-# One paper and one seed: 13 artifacts.
+# One paper and one seed: 13 artifacts, however many tables that paper has come to have.
 PAPERS, SEEDS = ["gstack"], 1
+PAPER = """
+title: Stacking
+tables:
+  operators:
+    caption: Growth.
+    stage: growth
+    rows: [scratch, stack]
+    columns: [val_loss, average_acc]
+    evaluate: true
+    seeds: [0]
+claims:
+  - {id: better, says: it is, where: here, table: operators, better: stack, than: scratch, metric: val_loss}
+"""
 JOBS = """
 import json
 from pipelines.store.wanted import plan_wanted
@@ -89,6 +102,7 @@ def finished(tmp_path_factory, call) -> Path:
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     params |= {"papers": PAPERS, "seeds": SEEDS}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    (folder / "papers" / PAPERS[0] / "paper.yaml").write_text(PAPER, encoding="utf-8")
     (folder / ".dvc").mkdir()
     for name in ("config", ".gitignore"):
         shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
