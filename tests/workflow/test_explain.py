@@ -67,7 +67,7 @@ def test_an_artifact_is_explained_by_all_that_its_key_is_made_of(finished_smoke:
     assert page["key"] == run["key"]
     assert page["computed"].startswith(f"{run['started']} in {run['seconds']:.1f} s")
     assert page["verb"] == "growth train"
-    assert "method.growth_factor 2" in page["spec"]
+    assert "method.growth_factor 3" in page["spec"]
     assert "input     tokens: results/tokens/scaffold_bpe/default/seed0 (" in done.stdout
     assert f"base: results/pretrain/dense/default/seed0 ({run['inputs']['base'][:12]})" == page["input"]
     assert "pipelines/growth/methods/stack.py" in page["code"]
@@ -80,7 +80,7 @@ def test_changed_parameters_are_named_down_to_the_inputs(explain: Explain) -> No
     overlay = {"growth": {"stack": {"growth_factor": 4}}, "pretrain": {"training": {"weight_decay": 0.2}}}
     page = rows(explain(GROWN, overlay=overlay))
     assert page["differs"] == (
-        "growth.stack.growth_factor 2 -> 4; growth.training.weight_decay 0.1 -> 0.2; input base: "
+        "growth.stack.growth_factor 3 -> 4; growth.training.weight_decay 0.1 -> 0.2; input base: "
         "results/pretrain/dense/default/seed0 differs because pretrain.training.weight_decay 0.1 -> 0.2"
     )
     assert page["wanted"].startswith("no, but ")

@@ -164,7 +164,9 @@ ROWS = {
         growth={"stack": {"growth_factor": 1}},
     ),
     "the base model's learning rate, which growth does not share": params(
-        [*MODELS, "!results/*growth/scratch/*", *PAPERS, *MIRRORS], pretrain={"training": {"lr": 0.004}}
+        # A row of sltrain's has a rate of its own.
+        [*MODELS, "!results/*growth/scratch/*", "!results/pretrain/sltrain/*", *PAPERS, *MIRRORS],
+        pretrain={"training": {"lr": 0.004}},
     ),
     "the learning rate of upcycled experts": params(
         [*UPCYCLED, *paper("chain", "migu"), *MIRRORS], moe={"upcycle": {"training": {"lr": 0.002}}}
@@ -179,7 +181,9 @@ ROWS = {
         growth={"training": {"log_interval": 2}},
     ),
     "the size of the vocabularies": params(
-        [*TOKENIZERS, *MODELS, *PAPERS, *MIRRORS], tokenizer={"train": {"vocab_size": 700}}
+        # Half the size, which some rows have, is then another, and what was made of it is no longer wanted.
+        [*TOKENIZERS, *MODELS, "!results/*vocab_size=384*", *PAPERS, *MIRRORS],
+        tokenizer={"train": {"vocab_size": 700}},
     ),
     "the size of the corpus": params(
         ["results/data/*/seed*", *TOKENIZERS, *MODELS, "results/evaluate/tasks", *PAPERS, *MIRRORS],

@@ -20,17 +20,15 @@ TARGET = "results/data/prose/seed0"
 
 
 @pytest.fixture
-def working(checkout: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def working(checkout: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A Snakemake at work in the checkout, on a job that does not end by itself."""
-    # The graph's jobs call `python`.
-    slow = tmp_path / "bin" / "python"
-    slow.parent.mkdir()
-    slow.write_text("#!/bin/sh\nexec sleep 120\n")
-    slow.chmod(0o755)
+    entrance = checkout / "pipelines" / "__main__.py"
+    wait = "import os, time\n\ntime.sleep(float(os.environ.get('JOBS_WAIT', 0)))\n"
+    entrance.write_text(wait + entrance.read_text(encoding="utf-8"), encoding="utf-8")
     process = subprocess.Popen(
         [Path(sys.executable).parent / "snakemake", "--cores", "1", TARGET, "--configfile", "params/smoke.yaml"],
         cwd=checkout,
-        env={**os.environ, "PATH": f"{slow.parent}{os.pathsep}{os.environ['PATH']}"},
+        env={**os.environ, "JOBS_WAIT": "120"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
