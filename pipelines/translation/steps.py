@@ -161,8 +161,8 @@ class Training:
             for name, each in self.trained.items():
                 each.copy_(resumed.tensors[f"weight/{name}"])
                 for kind in MOMENTS:
-                    value = resumed.tensors[f"{kind}/{name}"]
-                    self.optimizer.state[each][kind] = value if kind == "step" else value.to(each.device)
+                    # The count of steps, too: a fused optimizer has it on the device.
+                    self.optimizer.state[each][kind] = resumed.tensors[f"{kind}/{name}"].to(each.device)
         facts = resumed.facts
         self.tokens, self.loss = facts["tokens"], facts["loss"]
         self._losses, self.validation = facts["losses"], facts["validation"]
