@@ -164,8 +164,8 @@ ROWS = {
         growth={"stack": {"growth_factor": 1}},
     ),
     "the base model's learning rate, which growth does not share": params(
-        # A row of sltrain's has a rate of its own.
-        [*MODELS, "!results/*growth/scratch/*", "!results/pretrain/sltrain/*", *PAPERS, *MIRRORS],
+        # A row of sltrain's has twice the rate, and what was made at twice the old one is no longer wanted.
+        [*MODELS, "!results/*growth/scratch/*", "!results/pretrain/sltrain/training.lr=0.006,*", *PAPERS, *MIRRORS],
         pretrain={"training": {"lr": 0.004}},
     ),
     "the learning rate of upcycled experts": params(
