@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.continual.spec import FinetuneSpec
 from pipelines.forecast.spec import PredictSpec
+from pipelines.megatron.spec import WIDTHS
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.identity import digest
 from pipelines.runs.methods import method_card
@@ -328,8 +329,7 @@ class PaperPlan(Plan):
         """A law's forecast of the base model's loss. Keys that start with ``pretrain.`` set that model's spec."""
         base = {"cut": PredictSpec.model_fields["cut"].default, **_given(self.params.forecast.predict)}
         base["method"] = self.methods.of("forecast", method)
-        own = {key: value for key, value in overrides.items() if not key.startswith("pretrain.")}
-        upstream = {key.removeprefix("pretrain."): overrides[key] for key in overrides if key not in own}
+        own, upstream = _split(overrides, "pretrain")
         pretrain = self.params.pretrain.model_dump(mode="json")
         return self.add(
             f"results/forecast/{method}/{setting({**base, 'pretrain': pretrain}, overrides)}/seed{seed}",
@@ -443,7 +443,7 @@ def _narrower(method: str, grown: Values) -> Values:
     """
     factor = grown["method"]["growth_factor"]
     base = {"model.num_layers": grown["model"]["num_layers"]}
-    for width in ("hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups"):
+    for width in WIDTHS:
         size = grown["model"][width] / factor
         if not size.is_integer():
             raise RetraceError(

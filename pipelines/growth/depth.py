@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -127,21 +127,62 @@ def own_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     return tensor if getattr(tensors, "fresh", False) else tensor.clone()
 
 
+def layered(names: Iterable[str], sources: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """(name, name in the base) of every parameter of a model whose layers are made of the base's, in the base's order.
+
+    Args:
+        names: of the base's parameters.
+        sources: for every layer of the model a layer of the base with the same parameters.
+    """
+    names = list(names)
+    suffixes: dict[int, list[str]] = {}
+    for name in names:
+        if match := LAYER.match(name):
+            suffixes.setdefault(int(match[1]), []).append(match[2])
+    layers_named = False
+    for name in names:
+        if not LAYER.match(name):
+            yield name, name
+        elif not layers_named:
+            layers_named = True
+            for layer, source in enumerate(sources):
+                for suffix in suffixes[source]:
+                    yield f"decoder.layers.{layer}.{suffix}", f"decoder.layers.{source}.{suffix}"
+
+
 def copy_layers(tensors: Mapping[str, Tensor], stacking_list: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of the grown model: layers by the list, everything else once, in the base's order.
 
     Every tensor is a copy of its own: two layers made from one never share a buffer.
     """
-    suffixes: dict[int, list[str]] = {}
-    for name in tensors:
-        if match := LAYER.match(name):
-            suffixes.setdefault(int(match[1]), []).append(match[2])
-    layers_written = False
-    for name in tensors:
-        if not LAYER.match(name):
-            yield name, own_tensor(tensors, name)
-        elif not layers_written:
-            layers_written = True
-            for layer, source in enumerate(stacking_list):
-                for suffix in suffixes[source]:
-                    yield f"decoder.layers.{layer}.{suffix}", own_tensor(tensors, f"decoder.layers.{source}.{suffix}")
+    for name, source in layered(tensors, stacking_list):
+        yield name, own_tensor(tensors, source)
+
+
+def copy_own_layers(
+    tensors: Mapping[str, Tensor], stacking_list: Sequence[int], num_layers: int
+) -> Iterator[tuple[str, Tensor]]:
+    """As ``copy_layers``, with zeros in the layers that are not the base's own."""
+    inserted = set(inserted_layers(stacking_list, num_layers))
+    for name, tensor in copy_layers(tensors, stacking_list):
+        yield name, tensor.zero_() if layer_of(name) in inserted else tensor
+
+
+def layers_between(base: ModelSpec, growth_factor: int, stacking_list: Sequence[int] | None) -> list[int]:
+    """For every layer of a model the layer of the base that it is, or that it was inserted after.
+
+    Raises:
+        RetraceError: as ``grown_layers`` and ``inserted_layers``.
+    """
+    layers = grown_layers(base, growth_factor, stacking_list, "interpolate")
+    inserted_layers(layers, base.num_layers)
+    return layers
+
+
+def insertion_facts(stacking_list: Sequence[int], num_layers: int) -> dict[str, Any]:
+    """What run.json says of inserted layers."""
+    return {
+        "stacking_list": list(stacking_list),
+        "connection_rate": round(connection_rate(stacking_list), 2),
+        "inserted_layers": inserted_layers(stacking_list, num_layers),
+    }

@@ -15,18 +15,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.growth.depth import layer_of
+from pipelines.growth.depth import LAYER, layered
 from pipelines.growth.slices import Shape
-from pipelines.megatron.spec import ExpertSpec, ModelSpec
+from pipelines.growth.width import Widening, widened_experts
+from pipelines.megatron.spec import WIDTHS, ModelSpec
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
 FINAL_NORM = "decoder.final_layernorm.weight"
-WIDTHS = ("hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
 
 
 def coalesced_shape(shape: Shape, depth: int, width: int) -> Shape:
@@ -50,7 +50,7 @@ def coalesced_shape(shape: Shape, depth: int, width: int) -> Shape:
                 f"experts.moe_ffn_hidden_size is {experts.moe_ffn_hidden_size}, which {width} does not divide: choose "
                 "another factor"
             )
-        experts = _of_width(experts, experts.moe_ffn_hidden_size // width)
+        experts = experts.model_copy(update={"moe_ffn_hidden_size": experts.moe_ffn_hidden_size // width})
     return Shape(ModelSpec.model_validate(values), experts)
 
 
@@ -62,10 +62,9 @@ def decoalesced_shape(shape: Shape, depth: int, width: int) -> Shape:
     """
     if depth < 1 or width < 1:
         raise RetraceError(f"depth and width must be at least 1, got {depth} and {width}")
-    model = shape.model.model_dump()
-    model |= {key: width * model[key] for key in WIDTHS} | {"num_layers": depth * shape.model.num_layers}
-    experts = shape.experts and _of_width(shape.experts, width * shape.experts.moe_ffn_hidden_size)
-    return Shape(ModelSpec.model_validate(model), experts)
+    wide = Widening(shape.model, width, "groups").target()
+    experts = shape.experts and widened_experts(shape.experts, width)
+    return Shape(wide.model_copy(update={"num_layers": depth * wide.num_layers}), experts)
 
 
 def coalesce(tensors: Mapping[str, Tensor], shape: Shape, depth: int, width: int) -> Iterator[tuple[str, Tensor]]:
@@ -76,18 +75,9 @@ def coalesce(tensors: Mapping[str, Tensor], shape: Shape, depth: int, width: int
     """
     tied = not shape.model.untie_embeddings_and_output_weights
 
-    def layer(number: int, suffix: str) -> Tensor:
-        group = (tensors[f"decoder.layers.{depth * number + each}.{suffix}"] for each in range(depth))
-        total = next(group).clone()
-        for each in group:
-            total += each
-        return total / depth if depth > 1 else total
-
-    def narrow(name: str, tensor: Tensor) -> Tensor:
-        tensor = _fold(name, tensor, width)
-        return tensor * width if tied and name == FINAL_NORM else tensor
-
-    yield from _layer_by_layer(tensors, shape.model.num_layers // depth, layer, narrow)
+    for name, source in layered(tensors, range(0, shape.model.num_layers, depth)):
+        tensor = _fold(name, _mean_of_layers(tensors, source, depth), width)
+        yield name, tensor * width if tied and name == FINAL_NORM else tensor
 
 
 def decoalesce(tensors: Mapping[str, Tensor], shape: Shape, depth: int, width: int) -> Iterator[tuple[str, Tensor]]:
@@ -98,14 +88,12 @@ def decoalesce(tensors: Mapping[str, Tensor], shape: Shape, depth: int, width: i
     """
     tied = not shape.model.untie_embeddings_and_output_weights
 
-    def widen(name: str, tensor: Tensor) -> Tensor:
-        tensor = _unfold(name, tensor, width)
-        return tensor / width if tied and name == FINAL_NORM else tensor
-
-    def layer(number: int, suffix: str) -> Tensor:
-        return tensors[f"decoder.layers.{number // depth}.{suffix}"]
-
-    yield from _layer_by_layer(tensors, shape.model.num_layers * depth, layer, widen)
+    widening = Widening(shape.model, width, "groups")
+    for name, source in layered(tensors, [layer // depth for layer in range(depth * shape.model.num_layers)]):
+        tensor = widening.repeated(name, tensors[source])
+        # All but the embedding, whose columns are written to, is read from by its columns.
+        reads = tensor.dim() == 2 and not name.startswith("embedding.")
+        yield name, tensor.div_(width) if reads or (tied and name == FINAL_NORM) else tensor
 
 
 def interpolate(
@@ -128,28 +116,16 @@ def interpolate(
         yield name, (1 - coefficient) * old + coefficient * new.to(old.dtype)
 
 
-def _of_width(experts: ExpertSpec, width: int) -> ExpertSpec:
-    return experts.model_copy(update={"moe_ffn_hidden_size": width})
-
-
-def _layer_by_layer(
-    tensors: Mapping[str, Tensor],
-    num_layers: int,
-    layer: Callable[[int, str], Tensor],
-    change: Callable[[str, Tensor], Tensor],
-) -> Iterator[tuple[str, Tensor]]:
-    """All parameters in the model's order: those outside the layers once, and each of ``num_layers``."""
-    suffixes = [name.split(".", 3)[3] for name in tensors if layer_of(name) == 0]
-    done = False
-    for name in tensors:
-        if layer_of(name) is None:
-            yield name, change(name, tensors[name].clone())
-        elif not done:
-            done = True
-            for number in range(num_layers):
-                for suffix in suffixes:
-                    renamed = f"decoder.layers.{number}.{suffix}"
-                    yield renamed, change(renamed, layer(number, suffix).clone())
+def _mean_of_layers(tensors: Mapping[str, Tensor], name: str, depth: int) -> Tensor:
+    """A parameter's mean over the layer it is named in and those that follow; of one outside the layers, itself."""
+    match = LAYER.match(name)
+    if match is None or depth == 1:
+        return tensors[name]
+    first, suffix = int(match[1]), match[2]
+    total = tensors[name].clone()
+    for layer in range(first + 1, first + depth):
+        total += tensors[f"decoder.layers.{layer}.{suffix}"]
+    return total / depth
 
 
 def _blocks(name: str) -> int:
@@ -168,14 +144,4 @@ def _fold(name: str, tensor: Tensor, width: int) -> Tensor:
         columns = tensor.view(len(tensor), width, -1)
         # The embedding's columns are written to, all others read from.
         tensor = columns.mean(1) if name.startswith("embedding.") else columns.sum(1)
-    return tensor
-
-
-def _unfold(name: str, tensor: Tensor, width: int) -> Tensor:
-    if blocks := _blocks(name):
-        rows = tensor.reshape(blocks, 1, tensor.shape[0] // blocks, -1).repeat(1, width, 1, 1).flatten(0, 2)
-        tensor = rows.squeeze(-1) if name.endswith("norm.weight") else rows
-    if tensor.dim() == 2:
-        tensor = tensor.repeat(1, width)
-        tensor = tensor if name.startswith("embedding.") else tensor / width
     return tensor

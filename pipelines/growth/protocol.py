@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from pipelines.runs.errors import RetraceError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -104,6 +106,32 @@ class GrowthMethod(Protocol):
     def facts(self, base: ModelSpec) -> dict[str, Any]:
         """What run.json says of the growth, besides what ``preserves`` declares."""
         ...
+
+
+class GrowsNothing:
+    """Hooks of a method that starts from random weights: each says that there is no growth."""
+
+    refusal: ClassVar[str]
+
+    def target(self, base: ModelSpec) -> ModelSpec:
+        raise RetraceError(self.refusal)
+
+    def target_experts(self, base: ExpertSpec) -> ExpertSpec:
+        raise RetraceError(self.refusal)
+
+    def grow(self, base: ModelSpec, tensors: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
+        raise RetraceError(self.refusal)
+
+    def grow_moments(
+        self, base: ModelSpec, tensors: Mapping[str, Tensor], power: int, seed: int
+    ) -> Iterator[tuple[str, Tensor]]:
+        raise RetraceError(self.refusal)
+
+    def preserves(self, base: ModelSpec) -> Preservation:
+        raise RetraceError(self.refusal)
+
+    def facts(self, base: ModelSpec) -> dict[str, Any]:
+        raise RetraceError(self.refusal)
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pipelines.megatron.huggingface import EXPERT, LAYER
+from pipelines.megatron.spec import WIDTHS
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -53,15 +54,10 @@ class Widening:
 
     def target(self) -> ModelSpec:
         """Shape of the widened model."""
-        base, k = self.base, self.k
-        return base.model_copy(
-            update={
-                "hidden_size": k * base.hidden_size,
-                "ffn_hidden_size": k * base.ffn_hidden_size,
-                "num_attention_heads": k * base.num_attention_heads,
-                "num_query_groups": (k if self.heads == "groups" else 1) * base.num_query_groups,
-            }
-        )
+        grown = {key: self.k * getattr(self.base, key) for key in WIDTHS}
+        if self.heads == "queries":
+            grown["num_query_groups"] = self.base.num_query_groups
+        return self.base.model_copy(update=grown)
 
     def role(self, name: str) -> Repeated:
         """How a parameter is repeated.

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from pipelines.runs.verb import Spec
 
+WIDTHS = ("hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
+"""Keys of a model's width; a model k times as wide, its heads as large as before, has k times each."""
+
 
 class ModelSpec(Spec):
     """Shape of a LLaMA-style GPT model, in Megatron's words. The vocabulary comes from the token artifact."""

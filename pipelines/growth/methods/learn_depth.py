@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipelines.growth.depth import connection_rate, copy_layers, grown_layers, layer_of
+from pipelines.growth.depth import connection_rate, copy_layers, grown_layers, layer_of, layered
 from pipelines.growth.protocol import Preservation
 
 if TYPE_CHECKING:
@@ -81,16 +81,12 @@ class LearnDepth:
     def mapped(
         self, base: Shape, tensors: Mapping[str, Tensor], maps: Mapping[str, Tensor]
     ) -> Iterator[tuple[str, Tensor]]:
-        suffixes = [_suffix(name) for name in tensors if layer_of(name) == 0]
-        layers_done = False
-        for name in tensors:
-            if layer_of(name) is None:
+        for name, source in layered(tensors, [0] * len(self.layers(base.model))):
+            layer = layer_of(name)
+            if layer is None:
                 yield name, tensors[name].clone()
-            elif not layers_done:
-                layers_done = True
-                for layer in range(len(self.layers(base.model))):
-                    for suffix in suffixes:
-                        yield f"decoder.layers.{layer}.{suffix}", self._combined(base, tensors, maps, layer, suffix)
+            else:
+                yield name, self._combined(base, tensors, maps, layer, _suffix(source))
 
     def map_flops(self, base: Shape) -> int:
         from pipelines.megatron.flops import parameter_shapes

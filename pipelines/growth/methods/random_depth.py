@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.growth.depth import (
     OUTPUT_PROJECTIONS,
-    connection_rate,
     copy_layers,
-    grown_layers,
+    copy_own_layers,
     inserted_layers,
+    insertion_facts,
     layer_of,
+    layers_between,
 )
 from pipelines.growth.protocol import Preservation
 from pipelines.megatron.seeds import seed_of
@@ -64,9 +65,7 @@ class RandomDepth:
         """For every layer of the grown model the layer of the base that it is, or follows."""
         if self.ramp_iters is not None and self.ramp_iters < 0:
             raise RetraceError(f"method.ramp_iters must be at least 0, got {self.ramp_iters}")
-        layers = grown_layers(base, self.growth_factor, self.stacking_list, "interpolate")
-        inserted_layers(layers, base.num_layers)
-        return layers
+        return layers_between(base, self.growth_factor, self.stacking_list)
 
     def target(self, base: ModelSpec) -> ModelSpec:
         return base.model_copy(update={"num_layers": len(self.layers(base))})
@@ -85,10 +84,7 @@ class RandomDepth:
     def grow_moments(
         self, base: ModelSpec, tensors: Mapping[str, Tensor], power: int, seed: int
     ) -> Iterator[tuple[str, Tensor]]:
-        layers = self.layers(base)
-        inserted = set(inserted_layers(layers, base.num_layers))
-        for name, tensor in copy_layers(tensors, layers):
-            yield name, tensor.zero_() if layer_of(name) in inserted else tensor
+        return copy_own_layers(tensors, self.layers(base), base.num_layers)
 
     def masks(
         self, base: ModelSpec, names: Iterable[str], iteration: int, train_iters: int
@@ -106,13 +102,7 @@ class RandomDepth:
         return Preservation("exact_if", "at growth, where the new blocks' mask is 0; not during the ramp", 0.0)
 
     def facts(self, base: ModelSpec) -> dict[str, Any]:
-        layers = self.layers(base)
-        return {
-            "stacking_list": layers,
-            "connection_rate": round(connection_rate(layers), 2),
-            "inserted_layers": inserted_layers(layers, base.num_layers),
-            "ramp_iters": self.ramp_iters,
-        }
+        return {**insertion_facts(self.layers(base), base.num_layers), "ramp_iters": self.ramp_iters}
 
     def _draw(self, name: str, tensor: Tensor, std: float, num_layers: int, seed: int) -> None:
         # As megatron/initialisation.py fills a model from scratch.

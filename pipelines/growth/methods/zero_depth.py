@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipelines.growth.depth import (
     OUTPUT_PROJECTIONS,
-    connection_rate,
     copy_layers,
-    grown_layers,
+    copy_own_layers,
     inserted_layers,
+    insertion_facts,
     layer_of,
+    layers_between,
 )
 from pipelines.growth.protocol import Preservation
 
@@ -59,9 +60,7 @@ class ZeroDepth:
 
     def layers(self, base: ModelSpec) -> list[int]:
         """Base layer of every layer of the grown model."""
-        layers = grown_layers(base, self.growth_factor, self.stacking_list, "interpolate")
-        inserted_layers(layers, base.num_layers)
-        return layers
+        return layers_between(base, self.growth_factor, self.stacking_list)
 
     def target(self, base: ModelSpec) -> ModelSpec:
         return base.model_copy(update={"num_layers": len(self.layers(base))})
@@ -79,18 +78,10 @@ class ZeroDepth:
     def grow_moments(
         self, base: ModelSpec, tensors: Mapping[str, Tensor], power: int, seed: int
     ) -> Iterator[tuple[str, Tensor]]:
-        layers = self.layers(base)
-        inserted = set(inserted_layers(layers, base.num_layers))
-        for name, tensor in copy_layers(tensors, layers):
-            yield name, tensor.zero_() if layer_of(name) in inserted else tensor
+        return copy_own_layers(tensors, self.layers(base), base.num_layers)
 
     def preserves(self, base: ModelSpec) -> Preservation:
         return Preservation("exact", bound=0.0)
 
     def facts(self, base: ModelSpec) -> dict[str, Any]:
-        layers = self.layers(base)
-        return {
-            "stacking_list": layers,
-            "connection_rate": round(connection_rate(layers), 2),
-            "inserted_layers": inserted_layers(layers, base.num_layers),
-        }
+        return insertion_facts(self.layers(base), base.num_layers)

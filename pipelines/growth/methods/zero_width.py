@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pipelines.growth.protocol import EXACT_BOUND, Preservation
 from pipelines.growth.width import Widening
 from pipelines.megatron.seeds import seed_of
+from pipelines.megatron.spec import WIDTHS
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
     from pipelines.growth.protocol import Axis
     from pipelines.megatron.spec import ExpertSpec, ModelSpec
-
-WIDTHS = ("hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
 
 
 @dataclass(frozen=True)
