@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pipelines.continual.checkpoint import capture, restore_optimizer, restore_weights, strategy_state
+from pipelines.continual.checkpoint import capture, strategy_state
 from pipelines.continual.families.batch import summed_loss
+from pipelines.runs.adamw_state import restore_optimizer, restore_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from pipelines.megatron.seeds import seed_of
+from pipelines.runs import adamw_state
 from pipelines.translation.model import IGNORED, logits_of
 from pipelines.translation.training import inverse_root
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 Encoded = tuple[list[int], list[int]]
 # Batches whose pairs are sorted together: little padding, and still an order that differs from epoch to epoch.
 POOL = 32
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def encode(tokenizer: LoadedTokenizer, pairs: Sequence[Pair]) -> list[Encoded]:
@@ -150,19 +150,12 @@ class Training:
 
     def _capture(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         # Dropout is seeded anew at every step, so random states are not part of it.
-        tensors = {f"weight/{name}": each.detach() for name, each in self.trained.items()}
-        for name, each in self.trained.items():
-            tensors |= {f"{kind}/{name}": self.optimizer.state[each][kind] for kind in MOMENTS}
         facts = {"tokens": self.tokens, "loss": self.loss, "losses": self._losses, "validation": self.validation}
-        return tensors, facts
+        return adamw_state.capture(self.trained, self.optimizer), facts
 
     def _restore(self, resumed: Checkpoint) -> int:
-        with torch.no_grad():
-            for name, each in self.trained.items():
-                each.copy_(resumed.tensors[f"weight/{name}"])
-                for kind in MOMENTS:
-                    # The count of steps, too: a fused optimizer has it on the device.
-                    self.optimizer.state[each][kind] = resumed.tensors[f"{kind}/{name}"].to(each.device)
+        adamw_state.restore_weights(resumed.tensors, self.trained)
+        adamw_state.restore_optimizer(resumed.tensors, self.trained, self.optimizer)
         facts = resumed.facts
         self.tokens, self.loss = facts["tokens"], facts["loss"]
         self._losses, self.validation = facts["losses"], facts["validation"]
