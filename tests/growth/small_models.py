@@ -2,6 +2,7 @@
 
 import torch
 
+from pipelines.megatron.checkpoint import write_checkpoint
 from pipelines.megatron.definition import gradients_of
 from pipelines.megatron.spec import ExpertSpec, ModelSpec
 
@@ -64,6 +65,19 @@ def trained(model=MODEL, experts=None, steps=15):
     for _ in range(steps):
         tensors = step(tensors, model, experts)
     return {name: tensor.float().double() for name, tensor in tensors.items()}
+
+
+def write_base(folder, tensors, experts=None, moe_method="topk"):
+    """Write tensors of MODEL's shape as a checkpoint of ours; returns its folder, made here."""
+    config = {
+        "model": MODEL.model_dump(),
+        "experts": experts and experts.model_dump(),
+        "moe_method": {"name": moe_method} if experts else None,
+        "vocab_size": VOCAB_SIZE,
+    }
+    folder.mkdir()
+    write_checkpoint(folder, config, tensors)
+    return folder
 
 
 def widened(model, k=2, ffn=True):

@@ -191,15 +191,7 @@ def test_weights_that_lack_a_layer_or_a_tensor_are_refused():
 
 @pytest.mark.parametrize("experts", [None, EXPERTS])
 def test_growing_a_checkpoint_records_its_certificate(tmp_path, job, experts):
-    config = {
-        "model": MODEL.model_dump(),
-        "experts": experts and experts.model_dump(),
-        "moe_method": {"name": "topk"} if experts else None,
-        "vocab_size": VOCAB_SIZE,
-    }
-    base = tmp_path / "base"
-    base.mkdir()
-    write_checkpoint(base, config, models.trained(experts=experts))
+    base = models.write_base(tmp_path / "base", models.trained(experts=experts), experts)
     for growth_factor, exact in ((1, True), (2, False)):
         with job(f"grown-{growth_factor}") as grown:
             final = grow(GrowSpec(method={"name": "stack", "growth_factor": growth_factor}), {"input": base}, grown)
@@ -213,15 +205,7 @@ def test_growing_a_checkpoint_records_its_certificate(tmp_path, job, experts):
 
 
 def test_a_checkpoint_with_recurrent_routers_is_grown_without_a_certificate(tmp_path, job, capsys):
-    config = {
-        "model": MODEL.model_dump(),
-        "experts": EXPERTS.model_dump(),
-        "moe_method": {"name": "rmoe"},
-        "vocab_size": VOCAB_SIZE,
-    }
-    base = tmp_path / "base"
-    base.mkdir()
-    write_checkpoint(base, config, models.weights(experts=EXPERTS))
+    base = models.write_base(tmp_path / "base", models.weights(experts=EXPERTS), EXPERTS, "rmoe")
     with job("grown") as grown:
         grow(GrowSpec(method={"name": "stack", "growth_factor": 2}), {"input": base}, grown)
     assert "certificate" not in grown.facts

@@ -12,7 +12,7 @@ from pipelines.growth.liveness import liveness, twins
 from pipelines.growth.protocol import EXACT_BOUND
 from pipelines.growth.slices import Shape
 from pipelines.growth.spec import GrowSpec
-from pipelines.megatron.checkpoint import read_tensors, write_checkpoint
+from pipelines.megatron.checkpoint import read_tensors
 from pipelines.megatron.definition import gradients_of, logits_of
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.methods import load_method
@@ -94,15 +94,7 @@ def test_equal_shares_leave_twins_that_never_part_and_uneven_ones_leave_none(mod
 
 @pytest.mark.parametrize("experts", [None, EXPERTS])
 def test_a_widened_checkpoint_is_certified_after_it_was_read_back(tmp_path, job, experts):
-    config = {
-        "model": MODEL.model_dump(),
-        "experts": experts and experts.model_dump(),
-        "moe_method": {"name": "topk"} if experts else None,
-        "vocab_size": VOCAB_SIZE,
-    }
-    base = tmp_path / "base"
-    base.mkdir()
-    write_checkpoint(base, config, models.trained(experts=experts))
+    base = models.write_base(tmp_path / "base", models.trained(experts=experts), experts)
     with job("grown") as grown:
         grow(GrowSpec(method={"name": "direct_width", "growth_factor": 2}), {"input": base}, grown)
     certificate = grown.facts["certificate"]
