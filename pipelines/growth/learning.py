@@ -60,7 +60,7 @@ class LearnedGrowthMethod(GrowthMethod, Protocol):
         """Every (global name, tensor) of the grown model, differentiable in the maps."""
         ...
 
-    def map_flops(self, base: Shape) -> int:
+    def map_flops(self, base: Shape, vocab_size: int) -> int:
         """Operations of applying the map once and of its backward pass (to the coefficients alone)."""
         ...
 
@@ -108,7 +108,7 @@ def learning_cost(method: GrowthMethod, base: Shape, target: Shape, vocab_size: 
     sequences = method.learn_iters * method.learn_batch_size
     tokens = sequences * target.model.seq_length
     a_token = training_flops_per_token(target.model, vocab_size, target.experts)
-    return LearningCost(sequences, tokens, tokens * a_token + method.learn_iters * method.map_flops(base))
+    return LearningCost(sequences, tokens, tokens * a_token + method.learn_iters * method.map_flops(base, vocab_size))
 
 
 def learn(

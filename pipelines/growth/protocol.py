@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -139,15 +139,16 @@ class MaskedGrowthMethod(GrowthMethod, Protocol):
     """A growth method whose new parts are let in over the first steps of training (see megatron/masks.py)."""
 
     def masks(
-        self, base: ModelSpec, names: Iterable[str], iteration: int, train_iters: int
+        self, base: ModelSpec, parameters: Mapping[str, Tensor], iteration: int, train_iters: int
     ) -> dict[str, Tensor | float]:
         """What parameters of the grown model are multiplied by in the forward pass after ``iteration`` steps.
 
         Args:
+            parameters: global name -> parameter of the grown model, of any of them; only shapes matter.
             train_iters: steps of the whole training after growth.
 
         Returns:
-            of the global ``names``, those that are masked by then -> a factor that broadcasts; empty after the ramp.
+            of their names those that are masked by then -> a factor that broadcasts; empty after the ramp.
         """
         ...
 
@@ -157,7 +158,7 @@ def grow_masked(
 ) -> Iterator[tuple[str, Tensor]]:
     """Every (global name, tensor) of the grown model as it computes at growth, masks applied."""
     for name, tensor in method.grow(base, tensors, seed):
-        masks = method.masks(base, [name], 0, 1) if isinstance(method, MaskedGrowthMethod) else {}
+        masks = method.masks(base, {name: tensor}, 0, 1) if isinstance(method, MaskedGrowthMethod) else {}
         yield name, tensor * masks[name] if name in masks else tensor
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from pipelines.megatron.spec import ExpertSpec, ModelSpec
 
+Units = Literal["residual", "ffn", "heads"]
+"""What a column of a matrix is."""
+
 Heads = Literal["groups", "queries"]
 """What more heads are: whole query groups with a key and value head of their own, or more queries in each group."""
 
@@ -35,8 +38,36 @@ class Repeated(NamedTuple):
     """
 
     rows: bool
-    columns: Literal["residual", "ffn", "heads"] | None
+    columns: Units | None
     shared: bool
+
+
+def role_of(base: ModelSpec, name: str) -> Repeated:
+    """What a parameter's rows and columns are.
+
+    Raises:
+        RetraceError: nothing is known of how it is wired.
+    """
+    match = LAYER.match(name)
+    suffix = match[2] if match else name
+    if match and (expert := EXPERT.match(suffix)):
+        suffix = f"mlp.{expert[2]}.weight"
+    tied = not base.untie_embeddings_and_output_weights
+    roles = {
+        "embedding.word_embeddings.weight": Repeated(False, "residual", True),
+        "output_layer.weight": Repeated(False, "residual", False),
+        "decoder.final_layernorm.weight": Repeated(True, None, not tied),
+        "input_layernorm.weight": Repeated(True, None, True),
+        "pre_mlp_layernorm.weight": Repeated(True, None, True),
+        "self_attention.linear_qkv.weight": Repeated(True, "residual", True),
+        "self_attention.linear_proj.weight": Repeated(True, "heads", True),
+        "mlp.linear_fc1.weight": Repeated(True, "residual", True),
+        "mlp.linear_fc2.weight": Repeated(True, "ffn", True),
+        "mlp.router.weight": Repeated(False, "residual", False),
+    }
+    if suffix not in roles:
+        raise RetraceError(f"{name}: nothing is known of how to widen it; grow this checkpoint in depth")
+    return roles[suffix]
 
 
 @dataclass(frozen=True)
@@ -59,36 +90,9 @@ class Widening:
             grown["num_query_groups"] = self.base.num_query_groups
         return self.base.model_copy(update=grown)
 
-    def role(self, name: str) -> Repeated:
-        """How a parameter is repeated.
-
-        Raises:
-            RetraceError: nothing is known of how it is wired.
-        """
-        match = LAYER.match(name)
-        suffix = match[2] if match else name
-        if match and (expert := EXPERT.match(suffix)):
-            suffix = f"mlp.{expert[2]}.weight"
-        tied = not self.base.untie_embeddings_and_output_weights
-        roles = {
-            "embedding.word_embeddings.weight": Repeated(False, "residual", True),
-            "output_layer.weight": Repeated(False, "residual", False),
-            "decoder.final_layernorm.weight": Repeated(True, None, not tied),
-            "input_layernorm.weight": Repeated(True, None, True),
-            "pre_mlp_layernorm.weight": Repeated(True, None, True),
-            "self_attention.linear_qkv.weight": Repeated(True, "residual", True),
-            "self_attention.linear_proj.weight": Repeated(True, "heads", True),
-            "mlp.linear_fc1.weight": Repeated(True, "residual", True),
-            "mlp.linear_fc2.weight": Repeated(True, "ffn", True),
-            "mlp.router.weight": Repeated(False, "residual", False),
-        }
-        if suffix not in roles:
-            raise RetraceError(f"{name}: nothing is known of how to widen it; grow this checkpoint in depth")
-        return roles[suffix]
-
     def repeated(self, name: str, tensor: Tensor) -> Tensor:
         """A parameter with its units repeated, rows and columns alike, in a buffer of its own."""
-        role, k = self.role(name), self.k
+        role, k = role_of(self.base, name), self.k
         if role.columns is None:
             return tensor.repeat(k)
         if role.rows:
@@ -106,7 +110,7 @@ class Widening:
             tensor: gradients to the ``power``.
         """
         grown = self.repeated(name, tensor)
-        if not self.role(name).shared:
+        if not role_of(self.base, name).shared:
             return grown
         if self.heads == "queries" and name.endswith("linear_qkv.weight"):
             queries, others = self._split_qkv(grown, self.target())
@@ -115,7 +119,7 @@ class Widening:
 
     def arranged(self, name: str, by_copy: Tensor) -> Tensor:
         """Numbers [k, columns of the base], one a copy of a column, in the order of the widened parameter's columns."""
-        if self.role(name).columns != "heads" or self.heads == "groups":
+        if role_of(self.base, name).columns != "heads" or self.heads == "groups":
             return by_copy.flatten()
         grouped = by_copy.reshape(self.k, self.base.num_query_groups, -1)
         return grouped.transpose(0, 1).flatten()

@@ -7,7 +7,7 @@ masks, and a job that goes on after a kill has the mask of its step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,8 @@ from pipelines.runs.errors import RetraceError
 if TYPE_CHECKING:
     from pipelines.megatron.model import Gpt
 
-Masks = Callable[[Iterable[str], int, int], Mapping[str, "Tensor | float"]]
-"""(global names, steps behind, steps of the training) -> factor of each parameter masked by then; it broadcasts."""
+Masks = Callable[[Mapping[str, "Tensor"], int, int], Mapping[str, "Tensor | float"]]
+"""(global name -> parameter, steps behind, steps of the training) -> factor of each masked by then; it broadcasts."""
 
 
 @contextmanager
@@ -34,11 +34,10 @@ def masked(model: Gpt, masks: Masks | None, iteration: int, train_iters: int) ->
     if masks is None:
         yield
         return
-    parameters = dict(model.named_parameters())
-    local = {name: each for each, name in global_names(model).items()}
+    parameters = _by_global_name(model)
     factors = {
-        local[name]: torch.as_tensor(factor, dtype=torch.float32, device=parameters[local[name]].device)
-        for name, factor in masks(local, iteration, train_iters).items()
+        name: torch.as_tensor(factor, dtype=torch.float32, device=parameters[name].device)
+        for name, factor in masks(parameters, iteration, train_iters).items()
     }
     before = {name: parameters[name].detach().clone() for name in factors}
     try:
@@ -64,8 +63,13 @@ def check_ramp(model: Gpt, masks: Masks | None, train_iters: int) -> None:
     """
     if masks is None:
         return
-    for name in masks(list(global_names(model).values()), train_iters, train_iters):
+    for name in masks(_by_global_name(model), train_iters, train_iters):
         raise RetraceError(
             f"after the {train_iters} steps of this training {name} would still be masked: make method.ramp_iters "
             "smaller, or train for longer"
         )
+
+
+def _by_global_name(model: Gpt) -> dict[str, Tensor]:
+    names = global_names(model)
+    return {names[local]: parameter for local, parameter in model.named_parameters()}

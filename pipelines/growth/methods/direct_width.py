@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipelines.growth.protocol import EXACT_BOUND, Preservation
-from pipelines.growth.width import Widening, repeated_tensors, widened_experts
+from pipelines.growth.width import Widening, repeated_tensors, role_of, widened_experts
 from pipelines.megatron.seeds import seed_of
 from pipelines.runs.errors import RetraceError
 
@@ -70,7 +70,7 @@ class DirectWidth:
         widening = self._widening(base)
         tied = not base.untie_embeddings_and_output_weights
         for name, tensor in repeated_tensors(widening, tensors):
-            if widening.role(name).columns is None:
+            if role_of(base, name).columns is None:
                 yield name, tensor / self.growth_factor if tied and name.startswith("decoder.final") else tensor
             elif name.startswith("embedding."):
                 yield name, tensor

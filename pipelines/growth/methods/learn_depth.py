@@ -88,7 +88,7 @@ class LearnDepth:
             else:
                 yield name, self._combined(base, tensors, maps, layer, _suffix(source))
 
-    def map_flops(self, base: Shape) -> int:
+    def map_flops(self, base: Shape, vocab_size: int) -> int:
         from pipelines.megatron.flops import parameter_shapes
 
         shapes = parameter_shapes(base.model, 0, base.experts)

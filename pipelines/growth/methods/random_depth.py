@@ -26,21 +26,17 @@ from pipelines.growth.depth import (
     layer_of,
     layers_between,
 )
+from pipelines.growth.drawing import generator_of, initial_std
 from pipelines.growth.protocol import Preservation
-from pipelines.megatron.seeds import seed_of
-from pipelines.runs.errors import RetraceError
+from pipelines.growth.ramp import check_ramp_iters, length_of_ramp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
     from pipelines.growth.protocol import Axis
     from pipelines.megatron.spec import ExpertSpec, ModelSpec
-
-
-SHARE = 0.1
-"""Of the training, that the ramp takes."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +57,11 @@ class RandomDepth:
     stacking_list: tuple[int, ...] | None = None
     ramp_iters: int | None = None
 
+    def __post_init__(self) -> None:
+        check_ramp_iters(self.ramp_iters)
+
     def layers(self, base: ModelSpec) -> list[int]:
         """For every layer of the grown model the layer of the base that it is, or follows."""
-        if self.ramp_iters is not None and self.ramp_iters < 0:
-            raise RetraceError(f"method.ramp_iters must be at least 0, got {self.ramp_iters}")
         return layers_between(base, self.growth_factor, self.stacking_list)
 
     def target(self, base: ModelSpec) -> ModelSpec:
@@ -74,11 +71,11 @@ class RandomDepth:
         return base
 
     def grow(self, base: ModelSpec, tensors: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
-        layers = self.layers(base)
+        layers, grown = self.layers(base), self.target(base)
         inserted = set(inserted_layers(layers, base.num_layers))
         for name, tensor in copy_layers(tensors, layers):
             if layer_of(name) in inserted:
-                self._draw(name, tensor, base.init_method_std, len(layers), seed)
+                self._draw(name, tensor, grown, seed)
             yield name, tensor
 
     def grow_moments(
@@ -87,13 +84,13 @@ class RandomDepth:
         return copy_own_layers(tensors, self.layers(base), base.num_layers)
 
     def masks(
-        self, base: ModelSpec, names: Iterable[str], iteration: int, train_iters: int
+        self, base: ModelSpec, parameters: Mapping[str, Tensor], iteration: int, train_iters: int
     ) -> dict[str, Tensor | float]:
-        ramp_iters = self.ramp_iters if self.ramp_iters is not None else max(1, round(SHARE * train_iters))
+        ramp_iters = length_of_ramp(self.ramp_iters, train_iters)
         if iteration >= ramp_iters:
             return {}
         inserted = set(inserted_layers(self.layers(base), base.num_layers))
-        masked = (name for name in names if layer_of(name) in inserted and name.endswith(OUTPUT_PROJECTIONS))
+        masked = (name for name in parameters if layer_of(name) in inserted and name.endswith(OUTPUT_PROJECTIONS))
         return dict.fromkeys(masked, iteration / ramp_iters)
 
     def preserves(self, base: ModelSpec) -> Preservation:
@@ -104,13 +101,11 @@ class RandomDepth:
     def facts(self, base: ModelSpec) -> dict[str, Any]:
         return {**insertion_facts(self.layers(base), base.num_layers), "ramp_iters": self.ramp_iters}
 
-    def _draw(self, name: str, tensor: Tensor, std: float, num_layers: int, seed: int) -> None:
-        # As megatron/initialisation.py fills a model from scratch.
+    def _draw(self, name: str, tensor: Tensor, grown: ModelSpec, seed: int) -> None:
         import torch
 
         if name.endswith("norm.weight"):
             tensor.fill_(1.0)
             return
-        scale = (2 * num_layers) ** -0.5 if name.endswith(OUTPUT_PROJECTIONS) else 1.0
-        generator = torch.Generator().manual_seed(seed_of(seed, name))
-        tensor.copy_(torch.empty(tensor.shape).normal_(0.0, std * scale, generator=generator))
+        drawn = torch.empty(tensor.shape).normal_(0.0, initial_std(grown, name), generator=generator_of(seed, name))
+        tensor.copy_(drawn)
