@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.continual.spec import FinetuneSpec
 from pipelines.forecast.spec import PredictSpec
+from pipelines.growth.spec import InterpolateSpec, LevelSpec
 from pipelines.megatron.spec import WIDTHS
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.methods import method_card
@@ -88,32 +89,32 @@ class StagePlan(Plan):
         """A grown model, or one trained from scratch beside it.
 
         Keys that start with ``pretrain.`` set the base model's spec. With keys that start with ``base.`` the base is
-        itself a grown model, by the same method, and they set its spec: growth in two hops. What grows in width starts
-        from a base as deep as the target and as much narrower as the method makes it wider.
+        itself a grown model, by the same method, and they set its spec: growth in two hops. With keys that start with
+        ``cycle.`` the base is the large model in the middle of a V-cycle, as these say. What grows in width starts
+        from a base as deep as the target and as much narrower as the method makes it wider; what grows along both axes,
+        from one as much smaller.
         """
         growth, pretrain = self.params.growth, self.params.pretrain.model_dump(mode="json")
-        base: Values = {
-            "method": self.methods.of("growth", method),
-            "model": {**_given(self.params.pretrain.model), **_given(growth.model)},
-            "training": {**_given(self.params.pretrain.training), **_given(growth.training)},
-        }
+        base = self._growth_spec(method)
         later, upstream = _split(overrides, "pretrain")
-        own, between = _split(later, "base")
+        later, between = _split(later, "base")
+        own, cycle = _split(later, "cycle")
         start = None
         if "base" in method_card("growth", method).requires:
             # Scratch has no policies of growth: changing them is not to train it again.
             base |= {policy: getattr(growth, policy) for policy in GROWTH_POLICIES}
             keep = {"training.save_optim": True} if overridden(base, own)["optimizer_policy"] != "fresh" else {}
-            if between:
+            if cycle:
+                start = self._interpolated(cycle, upstream, seed)
+            elif between:
                 roots = {f"pretrain.{key}": value for key, value in upstream.items()}
                 start = self.grown(method, {**roots, **between, **keep}, seed)
             else:
-                if method_card("growth", method).axis == "width":
-                    upstream = {**_narrower(method, overridden(base, own)), **upstream}
+                upstream = {**_smaller_base(method, overridden(base, own)), **upstream}
                 start = self.pretrained(DEFAULT_METHODS["pretrain"], {**upstream, **keep}, seed)
         elif len(own) < len(overrides):
             raise RetraceError(f"{', '.join(sorted(set(overrides) - set(own)))}: {method} starts from no base model")
-        named = {**base, "pretrain": pretrain, "base": base}
+        named = {**base, "pretrain": pretrain, "base": base, "cycle": self._cycle_spec()}
         return self.add(
             f"results/growth/{method}/{setting(named, overrides)}/seed{seed}",
             "growth",
@@ -122,6 +123,56 @@ class StagePlan(Plan):
             tokens=self.tokens(self.params.tokenizer.method),
             base=start,
         )
+
+    def _growth_spec(self, method: str) -> Values:
+        return {
+            "method": self.methods.of("growth", method),
+            "model": {**_given(self.params.pretrain.model), **_given(self.params.growth.model)},
+            "training": {**_given(self.params.pretrain.training), **_given(self.params.growth.training)},
+        }
+
+    def _cycle_spec(self) -> Values:
+        specs = {
+            name: field.default for spec in (LevelSpec, InterpolateSpec) for name, field in spec.model_fields.items()
+        }
+        return {**specs, "training": self._growth_spec("stack")["training"]}
+
+    def _interpolated(self, cycle: Values, upstream: Values, seed: int) -> str:
+        """The large model in the middle of a V-cycle: trained, coalesced, trained small, de-coalesced and mixed.
+
+        Args:
+            cycle: ``depth``, ``width`` and ``interpolation_coeff``, and keys of the small model's ``training``.
+            upstream: of the large model's first training.
+        """
+        spec, growth = overridden(self._cycle_spec(), cycle), self._growth_spec("stack")
+        level, mixing = ({name: spec[name] for name in each.model_fields} for each in (LevelSpec, InterpolateSpec))
+        shape = {f"model.{key}": value for key, value in growth["model"].items()}
+        large = self.pretrained(DEFAULT_METHODS["pretrain"], {**shape, **upstream}, seed)
+        named = {"pretrain": self.params.pretrain.model_dump(mode="json"), "cycle": self._cycle_spec()}
+        keys = {f"cycle.{key}": value for key, value in cycle.items()}
+        keys |= {f"pretrain.{key}": value for key, value in upstream.items()}
+        # Models that differ in the mixture alone share everything before it.
+        before = {key: value for key, value in keys.items() if key.removeprefix("cycle.") not in mixing}
+        ending = f"{setting(named, before)}/seed{seed}"
+        coalesced = self.add(f"results/levels/coalesced/{ending}", "growth", "coalesce", level, input=large)
+        small = {
+            **growth,
+            "method": {**growth["method"], "growth_factor": 1},
+            "training": spec["training"],
+            **{policy: getattr(self.params.growth, policy) for policy in GROWTH_POLICIES},
+        }
+        smaller = _smaller(growth["model"], {axis: (axis, level[axis]) for axis in level}, "cycle")
+        trained = self.add(
+            f"results/growth/stack/{setting(named, {**before, 'cycle.level': 'coalesced'})}/seed{seed}",
+            "growth",
+            "train",
+            {**overridden(small, smaller), "seed": seed},
+            tokens=self.tokens(self.params.tokenizer.method),
+            base=coalesced,
+        )
+        again = self.add(f"results/levels/decoalesced/{ending}", "growth", "decoalesce", level, input=trained)
+        path = f"results/levels/interpolated/{setting(named, keys)}/seed{seed}"
+        return self.add(path, "growth", "interpolate", mixing, before=large, after=again)
 
     def experts(self, method: str, overrides: Values, seed: int) -> str:
         """A mixture-of-experts model, from scratch or upcycled from the grown one."""
@@ -275,23 +326,42 @@ class StagePlan(Plan):
         return str(self[str(tokens)].inputs["tokenizer"])
 
 
-def _narrower(method: str, grown: Values) -> Values:
-    """Keys of a base model's spec that growing in width turns into the grown model's.
+def _smaller_base(method: str, grown: Values) -> Values:
+    """Keys of a base model's spec that a method turns into the grown model's, where not every base is that anyway.
 
     Raises:
-        RetraceError: a width of the target is no multiple of the growth factor.
+        RetraceError: a size of the target is no multiple of the growth factor.
     """
-    factor = grown["method"]["growth_factor"]
-    base = {"model.num_layers": grown["model"]["num_layers"]}
-    for width in WIDTHS:
-        size = grown["model"][width] / factor
-        if not size.is_integer():
-            raise RetraceError(
-                f"params.yaml: growth.{method}.growth_factor is {factor}, and pretrain.model.{width} "
-                f"{grown['model'][width]} is no multiple of it"
-            )
-        base[f"model.{width}"] = int(size)
-    return base
+    axis, options = method_card("growth", method).axis, grown["method"]
+    if axis == "width":
+        factors = {"depth": ("", 1), "width": ("growth_factor", options["growth_factor"])}
+    elif axis == "both":
+        named = {"depth": "growth_factor", "width": "width_factor"}
+        factors = {each: (name, options[name]) for each, name in named.items()}
+    else:
+        return {}
+    return _smaller(grown["model"], factors, f"growth.{method}")
+
+
+def _smaller(model: Values, factors: dict[str, tuple[str, float]], where: str) -> Values:
+    """Keys of the spec of a model that is as many times shallower and narrower.
+
+    Args:
+        factors: ``depth`` or ``width`` or both -> the key under ``where`` and its factor.
+
+    Raises:
+        RetraceError: names the key and the size that is no multiple of its factor.
+    """
+    sizes = {"depth": ("num_layers",), "width": WIDTHS}
+    smaller = {}
+    for axis, (name, factor) in factors.items():
+        for size in sizes[axis]:
+            if model[size] % factor:
+                raise RetraceError(
+                    f"params.yaml: {where}.{name} is {factor}, and model.{size} {model[size]} is no multiple of it"
+                )
+            smaller[f"model.{size}"] = int(model[size] / factor)
+    return smaller
 
 
 def _split(overrides: Values, stage: str) -> tuple[Values, Values]:

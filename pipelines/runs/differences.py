@@ -14,6 +14,10 @@ BLOCKS = {
     ("data", "tasks"): "continual.tasks",
     ("tokenizer", "train"): "tokenizer.train",
     ("tokenizer", "measure"): "tokenizer.measure",
+    # Keys of a paper's row.
+    ("growth", "coalesce"): "cycle",
+    ("growth", "decoalesce"): "cycle",
+    ("growth", "interpolate"): "cycle",
     ("continual", "finetune"): "continual.finetune",
     ("translation", "pairs"): "translation.pairs",
     ("translation", "train"): "translation",

@@ -14,6 +14,7 @@ import yaml
 from snakemake.utils import update_config
 
 from pipelines.growth.learning import learning_cost
+from pipelines.growth.levels import coalesced_shape
 from pipelines.growth.slices import Shape
 from pipelines.megatron.flops import training_flops_per_token
 from pipelines.megatron.spec import ModelSpec
@@ -148,11 +149,27 @@ def budget(job: PlannedJob, vocab_size: int) -> float:
 def cost_before(planned: PaperPlan, job: PlannedJob, vocab_size: int) -> float:
     """FLOPs of a grown model's base, by three bytes a token, and of learning how to grow it."""
     base = planned[str(job.inputs["base"])]
+    while base.verb != "train":
+        # Of a V-cycle: the levels' own steps cost nothing.
+        base = planned[str(base.inputs.get("input") or base.inputs["after"])]
     shape, target = (ModelSpec.model_validate(each.spec["model"]) for each in (base, job))
-    learning = learning_cost(load_method("growth", job.spec["method"]), Shape(shape), Shape(target), vocab_size).flops
+    method = load_method("growth", job.spec["method"])
+    learning = learning_cost(method, Shape(shape), Shape(target), vocab_size).flops
     if base.stage == "growth":
         return learning + budget(base, vocab_size)
     return learning + base.spec["train_bytes"] / 3 * training_flops_per_token(shape, vocab_size)
+
+
+def base_shape(planned: PaperPlan, job: PlannedJob) -> ModelSpec:
+    """Shape of what a growth starts from."""
+    base = planned[str(job.inputs["base"])]
+    if base.verb == "train":
+        return ModelSpec.model_validate(base.spec["model"])
+    if base.verb == "interpolate":
+        return ModelSpec.model_validate(planned[str(base.inputs["before"])].spec["model"])
+    assert base.verb == "coalesce"
+    large = ModelSpec.model_validate(planned[str(base.inputs["input"])].spec["model"])
+    return coalesced_shape(Shape(large), base.spec["depth"], base.spec["width"]).model
 
 
 @pytest.mark.parametrize("overlay", ["params.yaml", "params/smoke.yaml", "params/small.yaml"])
@@ -163,14 +180,16 @@ def test_every_growth_of_every_table_reaches_its_size_and_has_steps_left_to_trai
     given = copy.deepcopy(params)
     update_config(given, yaml.safe_load((root / overlay).read_text(encoding="utf-8")))
     given["folders"] = dict.fromkeys(("corpus", "other_corpus"), str(tmp_path))
-    given["papers"] = ["gstack", *(["gstack_ablations"] if "small" in overlay else [])]
+    given["papers"] = ["gstack", "vcycle", *(["gstack_ablations"] if "small" in overlay else [])]
     planned = plan(given, root)
     vocab_size = given["tokenizer"]["train"]["vocab_size"]
-    grown = [job for job in planned.jobs.values() if job.stage == "growth" and "base" in job.inputs]
+    grown = [
+        job for job in planned.jobs.values() if (job.stage, job.verb) == ("growth", "train") and "base" in job.inputs
+    ]
     assert len(grown) > 10
     for job in grown:
         if method_card("growth", job.spec["method"]["name"]).axis != "none":
-            base = ModelSpec.model_validate(planned[str(job.inputs["base"])].spec["model"])
+            base = base_shape(planned, job)
             method = load_method("growth", job.spec["method"])
             assert method.target(base) == ModelSpec.model_validate(job.spec["model"]), job.path
             assert cost_before(planned, job, vocab_size) < 0.95 * budget(job, vocab_size), job.path
@@ -210,6 +229,39 @@ def test_what_grows_in_width_starts_from_a_base_as_deep_and_narrower(params: dic
     assert zero.spec["model"]["layernorm_epsilon"] == base.spec["model"]["layernorm_epsilon"] / 2
     with pytest.raises(RetraceError, match=r"growth\.direct_width\.growth_factor is 3, .* no multiple of it"):
         plan(overridden(params, {"growth.direct_width.growth_factor": 3}), root)
+
+
+def test_what_grows_along_both_axes_starts_from_a_base_as_much_smaller(params: dict, root: Path) -> None:
+    planned = plan(params, root)
+    grown = planned[planned.grown("both_axes", {"method.growth_factor": 3}, 0)]
+    base = planned[grown.inputs["base"]].spec["model"]
+    assert 3 * base["num_layers"] == grown.spec["model"]["num_layers"]
+    assert 2 * base["hidden_size"] == grown.spec["model"]["hidden_size"]
+
+
+def test_a_v_cycle_goes_down_and_up_and_mixes_what_comes_back(params: dict, root: Path) -> None:
+    planned = plan(params, root)
+    keys = {"method.growth_factor": 1, "pretrain.train_bytes": "0.1x", "cycle.training.train_iters": "0.5x"}
+    last = planned[planned.grown("stack", keys, 1)]
+    mixed = planned[last.inputs["base"]]
+    again = planned[mixed.inputs["after"]]
+    small = planned[again.inputs["input"]]
+    down = planned[small.inputs["base"]]
+    large = planned[down.inputs["input"]]
+    assert [job.verb for job in (last, mixed, again, small, down, large)] == [
+        *("train", "interpolate", "decoalesce", "train", "coalesce", "train")
+    ]
+    assert mixed.inputs["before"] == large.path, "no model that has seen more than the one that went down"
+    assert large.spec["model"] == last.spec["model"]
+    assert large.spec["train_bytes"] == params["pretrain"]["train_bytes"] // 10
+    for size in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups"):
+        assert 2 * small.spec["model"][size] == large.spec["model"][size]
+    assert small.spec["training"]["train_iters"] == last.spec["training"]["train_iters"] // 2
+    other = planned[planned.grown("stack", {**keys, "cycle.interpolation_coeff": 1.0}, 1)]
+    assert planned[other.inputs["base"]].inputs["after"] == again.path, "the same levels below"
+    assert planned[other.inputs["base"]].spec["interpolation_coeff"] == 1.0
+    with pytest.raises(RetraceError, match=r"cycle\.depth is 4, and model.num_layers 6 is no multiple of it"):
+        planned.grown("stack", {**keys, "cycle.depth": 4}, 1)
 
 
 def test_scratch_is_not_trained_again_for_another_policy_of_growth(params: dict, root: Path) -> None:

@@ -32,6 +32,7 @@ RUN = "{method}/{setting}/seed{seed}"
 wildcard_constraints:
     domain="[a-z_]+",
     stage="pretrain|growth|moe|continual",
+    step="coalesced|decoalesced|interpolated",
     method="[a-z0-9_]+",
     setting="[^/]+",
     seed="[0-9]+",
@@ -82,6 +83,11 @@ def believe_artifact(job, current):
 def key(job):
     """View: the job's identity, so that Snakemake reruns what changed, code included."""
     return job.key
+
+
+def verb(job):
+    """View: the job's verb, for a rule of several."""
+    return job.verb
 
 
 def options(wildcards, output):
