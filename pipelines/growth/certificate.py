@@ -74,6 +74,11 @@ class Certificate:
     liveness: Liveness
     twins: Twins
 
+    def metrics(self) -> dict[str, float]:
+        """For the tables: of the weights that training starts from."""
+        measured = self.checkpoint
+        return {"logit_deviation": measured.relative_deviation, "loss_difference": measured.loss_difference}
+
     def facts(self) -> dict[str, Any]:
         """For run.json."""
         return {
@@ -99,7 +104,7 @@ def certify(
     Args:
         base, grown: shapes before and after.
         tensors: global name -> tensor of the base; read one at a time.
-        stored: global name -> tensor of the grown model, as read back.
+        stored: global name -> tensor of the grown model, as read back, or as it goes into training.
         seed: that the method grew with.
 
     Raises:

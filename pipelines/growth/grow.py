@@ -66,8 +66,7 @@ def grow(spec: GrowSpec, inputs: dict[str, Path], job: Job) -> dict[str, float |
         stored = open_source(job.out).tensors
         certificate = certify(method, base, source.tensors, target, stored, spec.seed)
         job.record(certificate=certificate.facts())
-        measured = certificate.checkpoint
-        final |= {"logit_deviation": measured.relative_deviation, "loss_difference": measured.loss_difference}
+        final |= certificate.metrics()
     return final
 
 

@@ -158,8 +158,13 @@ def grow_masked(
 ) -> Iterator[tuple[str, Tensor]]:
     """Every (global name, tensor) of the grown model as it computes at growth, masks applied."""
     for name, tensor in method.grow(base, tensors, seed):
-        masks = method.masks(base, {name: tensor}, 0, 1) if isinstance(method, MaskedGrowthMethod) else {}
-        yield name, tensor * masks[name] if name in masks else tensor
+        yield name, at_growth(method, base, name, tensor)
+
+
+def at_growth(method: GrowthMethod, base: ModelSpec, name: str, tensor: Tensor) -> Tensor:
+    """A grown parameter with the mask of the first step."""
+    masks = method.masks(base, {name: tensor}, 0, 1) if isinstance(method, MaskedGrowthMethod) else {}
+    return tensor * masks[name] if name in masks else tensor
 
 
 def declared(method: GrowthMethod, base: ModelSpec) -> dict[str, Any]:

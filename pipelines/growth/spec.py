@@ -35,6 +35,7 @@ class GrowthSpec(Spec):
         description="sequences after growth: none of the base's, the next even when the corpus begins again, or the "
         "base's from the first",
     )
+    certify: bool = Field(True, description="measure what growth did to the function, in float64, into run.json")
     seed: int = Field(0, ge=0, description="initial weights and data order")
 
 

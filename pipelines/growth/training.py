@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.growth.data_ledger import place_data
 from pipelines.growth.matching import check_target, match_flops
-from pipelines.growth.protocol import MaskedGrowthMethod, declared
+from pipelines.growth.protocol import MaskedGrowthMethod, at_growth, declared
 from pipelines.growth.schedules import restarted_scratch, schedule_after_growth
 from pipelines.megatron.checkpoint import read_config, read_tensors
 from pipelines.megatron.data import TrainingWindows, open_tokens
@@ -50,6 +50,7 @@ def train(spec: GrowthSpec, inputs: dict[str, Path], job: Job) -> dict[str, floa
 def _train_grown(
     spec: GrowthSpec, method: GrowthMethod, base: Path, tokens: Path, job: Job
 ) -> dict[str, float | int | str]:
+    from pipelines.growth.certificate import certify
     from pipelines.growth.learning import LearnedGrowthMethod, learn, learning_cost
     from pipelines.growth.optimizer_state import describe_state, grown_state
     from pipelines.growth.slices import Shape
@@ -76,6 +77,12 @@ def _train_grown(
         windows = TrainingWindows(artifact.split("train").tokens, spec.model.seq_length, spec.seed, learnt_from)
         method = learn(method, base_shape, target, read_tensors(base), windows.sequences, spec.seed, job)
     initial = dict(method.grow(model, read_tensors(base), spec.seed))
+    measured = {}
+    if spec.certify and job.is_main:
+        now = {name: at_growth(method, model, name, tensor) for name, tensor in initial.items()}
+        certificate = certify(method, base_shape, read_tensors(base), target, now, spec.seed)
+        job.record(certificate=certificate.facts())
+        measured = certificate.metrics()
     job.say(
         f"grown from {model.num_layers} to {spec.model.num_layers} layers; {matched.train_iters} steps of "
         f"{spec.training.train_iters} are left after the base's FLOPs"
@@ -103,7 +110,7 @@ def _train_grown(
         **asdict(ledger),
     )
     shown = {name: value for name, value in method.facts(model).items() if name == "connection_rate"}
-    return {**final, "base_tokens": base_tokens, **shown}
+    return {**final, "base_tokens": base_tokens, **measured, **shown}
 
 
 def _train_control(spec: GrowthSpec, base: Path, tokens: Path, job: Job) -> dict[str, float | int | str]:

@@ -174,6 +174,12 @@ METRICS: dict[str, Metric] = {
         "lower",
         4,
     ),
+    "logit_deviation": _share(
+        "change at growth",
+        "norm of what growth changed of the logits / norm of the base's logits, in float64 on random tokens",
+        "none",
+        2,
+    ),
     # Growth, against the table's reference row of the same seed
     "speedup": Metric(
         "speedup",

@@ -124,6 +124,37 @@ def test_run_record_says_what_growth_did(runs):
     assert facts["num_parameters"] == runs.grown["num_parameters"] == runs.scratch["num_parameters"]
 
 
+def test_training_certifies_the_growth_it_starts_from_as_growing_a_checkpoint_does(runs, base, tokens, job):
+    certificate = runs.grown_job.facts["certificate"]
+    assert runs.grown["logit_deviation"] == certificate["checkpoint"]["relative_deviation"] > 1e-3
+    with job("stacked") as stacked:
+        grow(GrowSpec(method=STACK, seed=SEED), {"input": base}, stacked)
+    assert stacked.facts["certificate"] == certificate
+    assert "certificate" not in runs.scratch_job.facts
+    with job("unmeasured") as unmeasured:
+        final = train(growth_spec(STACK, certify=False), {"tokens": tokens, "base": base}, unmeasured)
+    assert "certificate" not in unmeasured.facts
+    assert "logit_deviation" not in final
+
+
+@pytest.mark.parametrize("method", ["zero_depth", "random_depth"])
+def test_a_preserving_growth_is_measured_with_the_mask_of_its_first_step(method, base, tokens, job):
+    with job("grown") as made:
+        final = train(growth_spec({"name": method, "growth_factor": 2}), {"tokens": tokens, "base": base}, made)
+    assert final["logit_deviation"] < 1e-6
+    assert made.facts["preserved"]
+
+
+def test_a_method_that_changes_the_function_against_its_word_is_not_trained(base, tokens, job, monkeypatch):
+    from pipelines.growth.methods.stack import Stack
+    from pipelines.growth.protocol import Preservation
+
+    monkeypatch.setattr(Stack, "preserves", lambda self, base: Preservation("exact", bound=1e-12))
+    with job("grown") as made, pytest.raises(RetraceError, match="this is a defect of the method"):
+        train(growth_spec(STACK), {"tokens": tokens, "base": base}, made)
+    assert not (made.out / METRICS).exists()
+
+
 def test_growing_a_checkpoint_gives_what_growth_train_starts_from(runs, job, tokens):
     with job("checkpoint") as grow_job:
         final = grow(GrowSpec(method=STACK), {"input": runs.base}, grow_job)
