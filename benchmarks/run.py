@@ -54,7 +54,7 @@ AT_MOST = {
     "tokenizer_encoding.expansion_adds": 0.1,
     "tokenizer_files.growth.seconds_a_megabyte_ratio": 1.3,
     "tokenizer_files.growth.peak_ratio": 1.2,
-    "default.default_cold_seconds": 900,
+    "default.default_cold_seconds": 1800,
     "default.default_peak_gb": 8,
     "default.default_up_to_date_seconds": 3,
 }
