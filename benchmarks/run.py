@@ -131,7 +131,7 @@ LONG = {"default"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="also the default run, cold: up to a quarter of an hour")
+    parser.add_argument("--full", action="store_true", help="also the default run, cold: up to half an hour")
     parser.add_argument("--only", choices=PARTS, action="append", help="only this part (may be repeated)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench.json")
     arguments = parser.parse_args()

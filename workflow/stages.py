@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from pipelines.continual.spec import FinetuneSpec
@@ -15,6 +16,8 @@ from workflow.schemas.paper import DEFAULT_METHODS
 from workflow.schemas.params import MethodParams, Params
 
 GROWTH_POLICIES = ("optimizer_policy", "schedule_policy", "data_policy")
+# Nothing is known of AdamW's moments on another level, and each has a schedule and text of its own.
+CYCLE_POLICIES = {"optimizer_policy": "fresh", "schedule_policy": "restart", "data_policy": "disjoint"}
 
 
 class StagePlan(Plan):
@@ -105,6 +108,8 @@ class StagePlan(Plan):
             base |= {policy: getattr(growth, policy) for policy in GROWTH_POLICIES}
             keep = {"training.save_optim": True} if overridden(base, own)["optimizer_policy"] != "fresh" else {}
             if cycle:
+                base |= CYCLE_POLICIES
+                _check_cycle(own, between)
                 start = self._interpolated(cycle, upstream, seed)
             elif between:
                 roots = {f"pretrain.{key}": value for key, value in upstream.items()}
@@ -115,8 +120,10 @@ class StagePlan(Plan):
         elif len(own) < len(overrides):
             raise RetraceError(f"{', '.join(sorted(set(overrides) - set(own)))}: {method} starts from no base model")
         named = {**base, "pretrain": pretrain, "base": base, "cycle": self._cycle_spec()}
+        # A cycle shows in the name even where all its keys are the defaults.
+        marked = {**overrides, "cycle.level": "interpolated"} if cycle else overrides
         return self.add(
-            f"results/growth/{method}/{setting(named, overrides)}/seed{seed}",
+            f"results/growth/{method}/{setting(named, marked)}/seed{seed}",
             "growth",
             "train",
             {**overridden(base, own), "seed": seed},
@@ -157,9 +164,9 @@ class StagePlan(Plan):
         coalesced = self.add(f"results/levels/coalesced/{ending}", "growth", "coalesce", level, input=large)
         small = {
             **growth,
-            "method": {**growth["method"], "growth_factor": 1},
+            "method": {"name": "stack", "growth_factor": 1},
             "training": spec["training"],
-            **{policy: getattr(self.params.growth, policy) for policy in GROWTH_POLICIES},
+            **CYCLE_POLICIES,
         }
         smaller = _smaller(growth["model"], {axis: (axis, level[axis]) for axis in level}, "cycle")
         trained = self.add(
@@ -326,6 +333,23 @@ class StagePlan(Plan):
         return str(self[str(tokens)].inputs["tokenizer"])
 
 
+def _check_cycle(own: Values, between: Values) -> None:
+    """Refuse keys that a V-cycle's row cannot have.
+
+    Raises:
+        RetraceError: names the key.
+    """
+    for key in own:
+        if key.startswith("model."):
+            raise RetraceError(f"{key}: a V-cycle's large model is that of params.yaml's growth.model: change it there")
+        if key in CYCLE_POLICIES and own[key] != CYCLE_POLICIES[key]:
+            raise RetraceError(
+                f"{key}: {own[key]}: every level of a V-cycle begins as {CYCLE_POLICIES[key]}; leave it out"
+            )
+    for key in between:
+        raise RetraceError(f"base.{key}: a row grows in two hops or by a V-cycle, not both: leave out base. or cycle.")
+
+
 def _smaller_base(method: str, grown: Values) -> Values:
     """Keys of a base model's spec that a method turns into the grown model's, where not every base is that anyway.
 
@@ -334,7 +358,7 @@ def _smaller_base(method: str, grown: Values) -> Values:
     """
     axis, options = method_card("growth", method).axis, grown["method"]
     if axis == "width":
-        factors = {"depth": ("", 1), "width": ("growth_factor", options["growth_factor"])}
+        factors = {"depth": ("", 1.0), "width": ("growth_factor", options["growth_factor"])}
     elif axis == "both":
         named = {"depth": "growth_factor", "width": "width_factor"}
         factors = {each: (name, options[name]) for each, name in named.items()}
@@ -356,11 +380,12 @@ def _smaller(model: Values, factors: dict[str, tuple[str, float]], where: str) -
     smaller = {}
     for axis, (name, factor) in factors.items():
         for size in sizes[axis]:
-            if model[size] % factor:
+            quotient = model[size] / Fraction(factor).limit_denominator(1000)
+            if quotient.denominator != 1:
                 raise RetraceError(
                     f"params.yaml: {where}.{name} is {factor}, and model.{size} {model[size]} is no multiple of it"
                 )
-            smaller[f"model.{size}"] = int(model[size] / factor)
+            smaller[f"model.{size}"] = quotient.numerator
     return smaller
 
 

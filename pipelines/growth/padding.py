@@ -36,14 +36,14 @@ class Fill(Protocol):
     def __call__(self, wide: Tensor, rows: int, columns: int, read: Units) -> None: ...
 
 
-def check_growth_factor(growth_factor: float) -> None:
+def check_growth_factor(growth_factor: float, key: str = "growth_factor") -> None:
     """Refuse a factor that makes nothing wider.
 
     Raises:
         RetraceError: names the key.
     """
     if not 1 <= growth_factor < math.inf:
-        raise RetraceError(f"method.growth_factor must be at least 1, and is {growth_factor}")
+        raise RetraceError(f"method.{key} must be at least 1, and is {growth_factor}")
 
 
 def wider(name: str, size: int, growth_factor: float) -> int:
@@ -55,8 +55,8 @@ def wider(name: str, size: int, growth_factor: float) -> int:
     product = Fraction(growth_factor).limit_denominator(1000) * size
     if product.denominator != 1:
         raise RetraceError(
-            f"method.growth_factor: {growth_factor} times {name} {size} is not a whole number: heads are added whole, "
-            "and as many queries to every group"
+            f"method: to grow {name} {size} by a factor of {growth_factor} gives no whole number: heads are added "
+            "whole, and as many queries to every group"
         )
     return product.numerator
 

@@ -79,7 +79,7 @@ class GrowthMethod(Protocol):
         Args:
             base: shape of the base model.
             tensors: global name -> tensor of the base model; looked up one at a time.
-            seed: of what is random; each tensor draws from ``seed_of(seed, its global name)``.
+            seed: of what is random; each tensor draws from ``drawing.generator_of(seed, its global name)``.
         """
         ...
 

@@ -35,7 +35,11 @@ class GrowthSpec(Spec):
         description="sequences after growth: none of the base's, the next even when the corpus begins again, or the "
         "base's from the first",
     )
-    certify: bool = Field(True, description="measure what growth did to the function, in float64, into run.json")
+    certify: bool = Field(
+        True,
+        description="measure what growth did to the function, in float64, into run.json; by one process on the CPU, "
+        "for which the others wait: false for models of many billions",
+    )
     seed: int = Field(0, ge=0, description="initial weights and data order")
 
 

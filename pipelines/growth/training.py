@@ -19,8 +19,11 @@ from pipelines.runs.methods import load_method
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
+
     from pipelines.growth.matching import Matched
     from pipelines.growth.protocol import GrowthMethod
+    from pipelines.growth.slices import Shape
     from pipelines.growth.spec import GrowthSpec
     from pipelines.megatron.spec import TrainingSpec
     from pipelines.runs.job import Job
@@ -33,7 +36,8 @@ def train(spec: GrowthSpec, inputs: dict[str, Path], job: Job) -> dict[str, floa
     policies. Logged tokens and FLOPs include the base's.
 
     Raises:
-        RetraceError: base, target, method, policies and tokens do not fit each other; nothing is written.
+        RetraceError: base, target, method, policies and tokens do not fit each other, or the method changes a function
+            that it declares preserved; nothing is written.
     """
     method: GrowthMethod = load_method("growth", spec.method)
     base = inputs.get("base")
@@ -50,7 +54,6 @@ def train(spec: GrowthSpec, inputs: dict[str, Path], job: Job) -> dict[str, floa
 def _train_grown(
     spec: GrowthSpec, method: GrowthMethod, base: Path, tokens: Path, job: Job
 ) -> dict[str, float | int | str]:
-    from pipelines.growth.certificate import certify
     from pipelines.growth.learning import LearnedGrowthMethod, learn, learning_cost
     from pipelines.growth.optimizer_state import describe_state, grown_state
     from pipelines.growth.slices import Shape
@@ -77,12 +80,7 @@ def _train_grown(
         windows = TrainingWindows(artifact.split("train").tokens, spec.model.seq_length, spec.seed, learnt_from)
         method = learn(method, base_shape, target, read_tensors(base), windows.sequences, spec.seed, job)
     initial = dict(method.grow(model, read_tensors(base), spec.seed))
-    measured = {}
-    if spec.certify and job.is_main:
-        now = {name: at_growth(method, model, name, tensor) for name, tensor in initial.items()}
-        certificate = certify(method, base_shape, read_tensors(base), target, now, spec.seed)
-        job.record(certificate=certificate.facts())
-        measured = certificate.metrics()
+    measured = _certified(method, base_shape, base, target, initial, spec.seed, job) if spec.certify else {}
     job.say(
         f"grown from {model.num_layers} to {spec.model.num_layers} layers; {matched.train_iters} steps of "
         f"{spec.training.train_iters} are left after the base's FLOPs"
@@ -111,6 +109,20 @@ def _train_grown(
     )
     shown = {name: value for name, value in method.facts(model).items() if name == "connection_rate"}
     return {**final, "base_tokens": base_tokens, **measured, **shown}
+
+
+def _certified(
+    method: GrowthMethod, base: Shape, path: Path, target: Shape, initial: dict[str, Tensor], seed: int, job: Job
+) -> dict[str, float]:
+    """Measure the growth that training starts from, on the first rank; the others wait at their first collective."""
+    from pipelines.growth.certificate import certify
+
+    if not job.is_main:
+        return {}
+    now = {name: at_growth(method, base.model, name, tensor) for name, tensor in initial.items()}
+    certificate = certify(method, base, read_tensors(path), target, now, seed)
+    job.record(certificate=certificate.facts())
+    return certificate.metrics()
 
 
 def _train_control(spec: GrowthSpec, base: Path, tokens: Path, job: Job) -> dict[str, float | int | str]:

@@ -67,6 +67,15 @@ def test_gradients_go_through_both_maps():
             torch.testing.assert_close(each.gradient, expected[each.name], rtol=0, atol=1e-12)
 
 
+def test_new_units_are_drawn_as_those_of_a_model_as_deep_as_the_grown_one():
+    base = MODEL.model_copy(update={"hidden_size": 64, "ffn_hidden_size": 96})
+    method = both_axes(depth="random_depth", width="random_width", growth_factor=4)
+    grown = dict(method.grow(base, models.weights(base), 0))
+    for layer in (0, 1):
+        new = grown[f"decoder.layers.{layer}.self_attention.linear_proj.weight"][64:]
+        assert float(new.std()) == pytest.approx(base.init_method_std / 4, rel=0.05)
+
+
 def test_masks_multiply_and_end_together():
     method = both_axes(depth="random_depth", width="random_width", ramp_iters=6)
     raw = dict(method.grow(MODEL, models.trained(), 0))
@@ -94,7 +103,8 @@ def test_a_checkpoint_grown_along_both_axes_is_certified(tmp_path, job, experts)
     ("options", "said"),
     [
         ({"width_factor": 1.5}, "width_factor must be a whole number for direct_width"),
-        ({"width_factor": 0.0}, "growth_factor must be at least 1"),
+        ({"width_factor": 0.0}, "width_factor must be at least 1"),
+        ({"growth_factor": 0}, "growth_factor must be at least 1"),
         ({"depth": "random_depth", "ramp_iters": -1}, "ramp_iters must be at least 0"),
     ],
 )

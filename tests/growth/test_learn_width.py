@@ -173,7 +173,7 @@ def test_growing_a_checkpoint_charges_what_learning_has_cost(spec, tmp_path, tok
 
 
 def test_widths_that_come_out_broken_are_refused():
-    with pytest.raises(RetraceError, match="growth_factor must be at least 1"):
+    with pytest.raises(RetraceError, match="width_factor must be at least 1"):
         load_method("growth", {"name": "learn_both", "width_factor": 0.5})
-    with pytest.raises(RetraceError, match="is not a whole number"):
+    with pytest.raises(RetraceError, match="gives no whole number"):
         load_method("growth", {**WIDTH, "growth_factor": 1.25}).target(MODEL)

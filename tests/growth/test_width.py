@@ -169,7 +169,7 @@ def test_zero_padding_draws_by_name_and_seed_and_refuses_parts_of_heads():
     assert torch.equal(first[name], again[name])
     assert not torch.equal(first[name], other[name])
     assert torch.equal(first[name][:16, :24], tensors[name])
-    with pytest.raises(RetraceError, match=r"growth_factor: 1\.25 times num_query_groups 2 is not a whole number"):
+    with pytest.raises(RetraceError, match=r"num_query_groups 2 by a factor of 1\.25 gives no whole number"):
         zero_width(growth_factor=1.25).target(MODEL)
     with pytest.raises(RetraceError, match="growth_factor must be at least 1"):
         zero_width(growth_factor=0.5)

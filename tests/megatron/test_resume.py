@@ -11,6 +11,7 @@ import torch
 from pipelines.megatron.spec import ExpertSpec, ModelSpec, TrainingSpec
 from pipelines.runs.checkpoints import Checkpoints
 from pipelines.runs.job import Job
+from pipelines.runs.methods import load_method
 from pipelines.runs.verb import Execution
 
 MODEL = ModelSpec(
@@ -121,7 +122,9 @@ def grown(**method):
         from pipelines.growth.spec import GrowthSpec
         from pipelines.growth.training import train
 
-        spec = GrowthSpec(method={"growth_factor": 2, **method}, model=MODEL, training=TRAINING, seed=1)
+        given = {"growth_factor": 2, **method}
+        target = load_method("growth", given).target(BASE)
+        spec = GrowthSpec(method=given, model=target, training=TRAINING, seed=1)
         return train(spec, {"tokens": inputs["tokens"], "base": inputs["base"]}, job)
 
     return run
@@ -176,6 +179,7 @@ TRAININGS = {
     "sltrain": factored(name="sltrain", rank=4),
     "stacked": grown(name="stack"),
     "masked": grown(name="random_depth", ramp_iters=3),
+    "masked_width": grown(name="random_width", ramp_iters=3),
     "topk": experts({"name": "topk"}),
     "rmoe_upcycled": experts({"name": "rmoe", "recurrent_size": 8}, init="upcycle"),
     "stateful": stateful,

@@ -33,7 +33,7 @@ FINETUNED = ("results/continual/*", "results/evaluate/continual/*")
 UPCYCLED = ("results/moe/topk/init=upcycle/*", "results/export/moe/*", "results/evaluate/moe/*", *FINETUNED)
 STACKED = ("results/growth/stack/*", "results/*/growth/stack/*", *UPCYCLED)
 TRAINED = ("results/pretrain/*", "results/growth/*", "results/moe/*", "results/continual/*")
-MODELS = (*TRAINED, "results/export/*", "results/forecast/*", "results/positions/*", *SCORES)
+MODELS = (*TRAINED, "results/levels/*", "results/export/*", "results/forecast/*", "results/positions/*", *SCORES)
 
 
 def paper(*keys: str) -> tuple[str, ...]:
@@ -160,8 +160,14 @@ ROWS = {
         ["results/moe/rmoe/*", *paper("rmoe"), *MIRRORS], moe={"rmoe": {"recurrent_size": 4}}
     ),
     "a hyper-parameter of a method upstream": params(
-        [*STACKED, *paper("gstack", "temporal_scaling", "chain", "migu"), *MIRRORS],
-        growth={"stack": {"growth_factor": 1}},
+        # A V-cycle's stack has a factor of its own.
+        [
+            *STACKED,
+            *("!results/growth/stack/*growth_factor=1,*", "!results/growth/stack/cycle.level=*"),
+            *paper("gstack", "temporal_scaling", "chain", "migu"),
+            *MIRRORS,
+        ],
+        growth={"stack": {"growth_factor": 6}},
     ),
     "the base model's learning rate, which growth does not share": params(
         # A row of sltrain's has twice the rate, and what was made at twice the old one is no longer wanted.
@@ -173,9 +179,9 @@ ROWS = {
     ),
     "how often a loss is logged, which the artifact shows": params(
         [
-            *("results/growth/*", "results/*/growth/*"),
+            *("results/growth/*", "results/*/growth/*", "results/levels/*", "!results/levels/coalesced/*"),
             *UPCYCLED,
-            *paper("gstack", "temporal_scaling", "chain", "migu"),
+            *paper("gstack", "temporal_scaling", "vcycle", "chain", "migu"),
             *MIRRORS,
         ],
         growth={"training": {"log_interval": 2}},

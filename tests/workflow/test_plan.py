@@ -260,6 +260,16 @@ def test_a_v_cycle_goes_down_and_up_and_mixes_what_comes_back(params: dict, root
     other = planned[planned.grown("stack", {**keys, "cycle.interpolation_coeff": 1.0}, 1)]
     assert planned[other.inputs["base"]].inputs["after"] == again.path, "the same levels below"
     assert planned[other.inputs["base"]].spec["interpolation_coeff"] == 1.0
+    assert "cycle.level" in last.path
+    copied = plan(overridden(params, {"growth.optimizer_policy": "copy", "growth.data_policy": "restart"}), root)
+    assert copied[copied.grown("stack", keys, 1)].key == last.key, "no level has moments of another"
+    for wrong, said in (
+        ({"optimizer_policy": "copy"}, "optimizer_policy: copy: every level of a V-cycle begins as fresh"),
+        ({"model.num_layers": 8}, "model.num_layers: a V-cycle's large model"),
+        ({"base.model.num_layers": 4}, "base.model.num_layers: a row grows in two hops or by a V-cycle"),
+    ):
+        with pytest.raises(RetraceError, match=said):
+            planned.grown("stack", {**keys, **wrong}, 1)
     with pytest.raises(RetraceError, match=r"cycle\.depth is 4, and model.num_layers 6 is no multiple of it"):
         planned.grown("stack", {**keys, "cycle.depth": 4}, 1)
 

@@ -21,7 +21,9 @@ from pipelines.growth.methods.random_width import RandomWidth
 from pipelines.growth.methods.stack import Stack
 from pipelines.growth.methods.zero_depth import ZeroDepth
 from pipelines.growth.methods.zero_width import ZeroWidth
+from pipelines.growth.padding import check_growth_factor
 from pipelines.growth.protocol import MaskedGrowthMethod, Preservation
+from pipelines.growth.ramp import check_ramp_iters
 from pipelines.megatron.seeds import seed_of
 from pipelines.runs.errors import RetraceError
 
@@ -60,8 +62,9 @@ class BothAxes:
     def __post_init__(self) -> None:
         if self.width == "direct_width" and self.width_factor != int(self.width_factor):
             raise RetraceError(f"method.width_factor must be a whole number for direct_width, got {self.width_factor}")
-        # Each says what is wrong with its own.
-        self._deeper()
+        check_growth_factor(self.growth_factor)
+        check_growth_factor(self.width_factor, "width_factor")
+        check_ramp_iters(self.ramp_iters)
         self._wider()
 
     def target(self, base: ModelSpec) -> ModelSpec:
@@ -72,8 +75,10 @@ class BothAxes:
 
     def grow(self, base: ModelSpec, tensors: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
         wider = self._wider()
-        # A layer that depth adds may bear the name of one that was widened: other numbers for each.
-        widened = EachGrown(tensors, lambda one: wider.grow(base, one, seed_of(seed, "width")))
+        # New units are drawn as those of a model as deep as the grown one. A layer that depth adds may bear the name of
+        # one that was widened: other numbers for each.
+        deep = base.model_copy(update={"num_layers": self.target(base).num_layers})
+        widened = EachGrown(tensors, lambda one: wider.grow(deep, one, seed_of(seed, "width")))
         return self._deeper().grow(wider.target(base), widened, seed)
 
     def grow_moments(

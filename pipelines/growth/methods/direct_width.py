@@ -23,9 +23,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pipelines.growth.drawing import generator_of
 from pipelines.growth.protocol import EXACT_BOUND, Preservation
 from pipelines.growth.width import Widening, repeated_tensors, role_of, widened_experts
-from pipelines.megatron.seeds import seed_of
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class DirectWidth:
         import torch
 
         k = self.growth_factor
-        generator = torch.Generator().manual_seed(seed_of(seed, name))
+        generator = generator_of(seed, name)
         noise = torch.randn(k, tensor.shape[1] // k, generator=generator, dtype=torch.float64)
         shares = (1 + self.symmetry_break * (noise - noise.mean(0))) / k
         return widening.arranged(name, shares).to(tensor.dtype)

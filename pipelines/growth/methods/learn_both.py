@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipelines.growth.composed import EachGrown
 from pipelines.growth.methods.learn_depth import LearnDepth
 from pipelines.growth.methods.learn_width import LearnWidth
+from pipelines.growth.padding import check_growth_factor
 from pipelines.growth.protocol import Preservation
 from pipelines.growth.slices import Shape
 
@@ -50,7 +51,8 @@ class LearnBoth:
     learn_lr: float = 1.0e-3
 
     def __post_init__(self) -> None:
-        self._wider()
+        check_growth_factor(self.growth_factor)
+        check_growth_factor(self.width_factor, "width_factor")
 
     def target(self, base: ModelSpec) -> ModelSpec:
         return self._deeper().target(self._wider().target(base))

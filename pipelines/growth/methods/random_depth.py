@@ -26,7 +26,7 @@ from pipelines.growth.depth import (
     layer_of,
     layers_between,
 )
-from pipelines.growth.drawing import generator_of, initial_std
+from pipelines.growth.drawing import generator_of, initial_std, normal
 from pipelines.growth.protocol import Preservation
 from pipelines.growth.ramp import check_ramp_iters, length_of_ramp
 
@@ -102,10 +102,7 @@ class RandomDepth:
         return {**insertion_facts(self.layers(base), base.num_layers), "ramp_iters": self.ramp_iters}
 
     def _draw(self, name: str, tensor: Tensor, grown: ModelSpec, seed: int) -> None:
-        import torch
-
         if name.endswith("norm.weight"):
             tensor.fill_(1.0)
-            return
-        drawn = torch.empty(tensor.shape).normal_(0.0, initial_std(grown, name), generator=generator_of(seed, name))
-        tensor.copy_(drawn)
+        else:
+            tensor.copy_(normal(tensor.shape, initial_std(grown, name), generator_of(seed, name)))

@@ -12,7 +12,8 @@ Gradients of old parameters are the base's, those of gains times sqrt(D / d); of
 
 Deviations: the released code multiplies what the norms put out by sqrt(sum of the mask / D) during the ramp and leaves
 the gains alone; here the gains carry the factor of s = 0 from the start, as the paper's equation has it. An output
-layer that is the embedding is masked with it. Gains of new dimensions are ``new_gain``.
+layer that is the embedding is masked with it. Gains of new dimensions are ``new_gain``. The released ramp has as many
+steps for each kind of unit as ours, by default, for all three.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipelines.growth.depth import OUTPUT_PROJECTIONS
-from pipelines.growth.drawing import generator_of, initial_std
+from pipelines.growth.drawing import generator_of, initial_std, normal
 from pipelines.growth.padding import Gains, Padding, check_growth_factor, facts_of_padding, wider_experts
 from pipelines.growth.protocol import EXACT_BOUND, Preservation
 from pipelines.growth.ramp import check_ramp_iters, length_of_ramp
@@ -117,7 +118,7 @@ def _fill(base: ModelSpec, name: str, seed: int) -> Fill:
     generator = generator_of(seed, name)
 
     def fill(wide: Tensor, rows: int, columns: int, read: Units) -> None:
-        wide.normal_(0.0, initial_std(base, name), generator=generator)
+        wide.copy_(normal(wide.shape, initial_std(base, name), generator))
 
     return fill
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipelines.growth.depth import OUTPUT_PROJECTIONS, connection_rate, copy_layers, grown_layers, layer_of
+from pipelines.growth.drawing import generator_of, normal
 from pipelines.growth.protocol import Preservation
-from pipelines.megatron.seeds import seed_of
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -90,10 +90,7 @@ class Stack:
         }
 
     def _add_noise(self, name: str, tensor: Tensor, hidden_size: int, num_layers: int, seed: int) -> None:
-        import torch
-
         out = name.endswith(OUTPUT_PROJECTIONS)
         variance = 1 / (hidden_size * num_layers**2) if out else 2 / (5 * hidden_size)
-        generator = torch.Generator().manual_seed(seed_of(seed, name))
-        noise = torch.empty(tensor.shape).normal_(0.0, variance**0.5, generator=generator)
+        noise = normal(tensor.shape, variance**0.5, generator_of(seed, name))
         tensor.mul_(1 - self.noise_coeff).add_(noise.to(tensor.dtype), alpha=self.noise_coeff)

@@ -21,9 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pipelines.growth.drawing import generator_of, normal
 from pipelines.growth.padding import Gains, Padding, check_growth_factor, facts_of_padding, wider_experts
 from pipelines.growth.protocol import EXACT_BOUND, Preservation
-from pipelines.megatron.seeds import seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -88,14 +88,12 @@ class ZeroWidth:
 
     def _fill(self, base: ModelSpec, name: str, seed: int) -> Fill | None:
         """[[old, A], [B, C]] with B or what else must be nothing at growth left zero; the embedding has no new rows."""
-        import torch
-
         if name.startswith("embedding."):
             return None
-        generator = torch.Generator().manual_seed(seed_of(seed, name))
+        generator = generator_of(seed, name)
 
         def fill(wide: Tensor, rows: int, columns: int, read: Units) -> None:
-            wide.normal_(0.0, base.init_method_std, generator=generator)
+            wide.copy_(normal(wide.shape, base.init_method_std, generator))
             if self.zeroed == "columns" and read != "residual":
                 # Nothing reads the new units of the layer, and they write to no new dimension.
                 wide[:, columns:] = 0
