@@ -114,7 +114,7 @@ def test_random_blocks_are_drawn_as_those_of_a_model_trained_from_scratch():
     base = dict(build_model(MODEL, models.VOCAB_SIZE, seed=5).named_parameters())
     for name, tensor in grown.items():
         if ".layers.1." in name or ".layers.3." in name:
-            assert float(tensor.std()) == pytest.approx(float(scratch[name].detach().std()), rel=0.15, abs=1e-9), name
+            assert float(tensor.std()) == pytest.approx(float(scratch[name].detach().std()), rel=0.25, abs=1e-9), name
             if "norm" not in name:
                 # A base of the same seed started with these: a layer of its own beginnings would be no new one.
                 assert not torch.allclose(tensor.float(), scratch[name].detach(), rtol=0.5)
