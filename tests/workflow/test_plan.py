@@ -172,15 +172,16 @@ def base_shape(planned: PaperPlan, job: PlannedJob) -> ModelSpec:
     return coalesced_shape(Shape(large), base.spec["depth"], base.spec["width"]).model
 
 
-@pytest.mark.parametrize("overlay", ["params.yaml", "params/smoke.yaml", "params/small.yaml"])
+@pytest.mark.parametrize("overlays", [(), ("smoke",), ("small",), ("small", "growth")])
 def test_every_growth_of_every_table_reaches_its_size_and_has_steps_left_to_train(
-    params: dict, root: Path, tmp_path: Path, overlay: str
+    params: dict, root: Path, tmp_path: Path, overlays: tuple[str, ...]
 ) -> None:
     (tmp_path / "text.txt").write_text("some words", encoding="utf-8")
     given = copy.deepcopy(params)
-    update_config(given, yaml.safe_load((root / overlay).read_text(encoding="utf-8")))
+    for overlay in overlays:
+        update_config(given, yaml.safe_load((root / "params" / f"{overlay}.yaml").read_text(encoding="utf-8")))
     given["folders"] = dict.fromkeys(("corpus", "other_corpus"), str(tmp_path))
-    given["papers"] = ["gstack", "vcycle", *(["gstack_ablations"] if "small" in overlay else [])]
+    given["papers"] = ["gstack", "vcycle", *(["gstack_ablations"] if "small" in overlays else [])]
     planned = plan(given, root)
     vocab_size = given["tokenizer"]["train"]["vocab_size"]
     grown = [
