@@ -17,6 +17,8 @@ from pipelines.megatron.spec import WIDTHS
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from torch import Tensor
 
     from pipelines.growth.width import Units
@@ -112,6 +114,12 @@ class Padding:
             wide[:rows, :columns] = old
             padded.append(wide)
         return padded[0] if len(padded) == 1 else torch.cat(padded)
+
+    def moments(self, tensors: Mapping[str, Tensor], power: int) -> Iterator[tuple[str, Tensor]]:
+        """Gradients of the base, to the ``power``, where old gains were scaled: those of new weights are zero."""
+        gains = Gains(self.gain_scale**-power, 0.0)
+        for name in tensors:
+            yield name, self.padded(name, tensors[name], gains)
 
     def _wider(self, name: str, size: int) -> int:
         return wider(name, size, self.growth_factor)

@@ -104,6 +104,7 @@ def test_a_checkpoint_grown_along_both_axes_is_certified(tmp_path, job, experts)
     [
         ({"width_factor": 1.5}, "width_factor must be a whole number for direct_width"),
         ({"width_factor": 0.0}, "width_factor must be at least 1"),
+        ({"width_factor": float("inf")}, "width_factor must be at least 1"),
         ({"growth_factor": 0}, "growth_factor must be at least 1"),
         ({"depth": "random_depth", "ramp_iters": -1}, "ramp_iters must be at least 0"),
     ],

@@ -60,11 +60,12 @@ class BothAxes:
     ramp_iters: int | None = None
 
     def __post_init__(self) -> None:
-        if self.width == "direct_width" and self.width_factor != int(self.width_factor):
-            raise RetraceError(f"method.width_factor must be a whole number for direct_width, got {self.width_factor}")
         check_growth_factor(self.growth_factor)
         check_growth_factor(self.width_factor, "width_factor")
+        if self.width == "direct_width" and self.width_factor != int(self.width_factor):
+            raise RetraceError(f"method.width_factor must be a whole number for direct_width, got {self.width_factor}")
         check_ramp_iters(self.ramp_iters)
+        # It refuses what is wrong with symmetry_break.
         self._wider()
 
     def target(self, base: ModelSpec) -> ModelSpec:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipelines.growth.drawing import generator_of
+from pipelines.growth.drawing import generator_of, normal
 from pipelines.growth.padding import Gains, Padding, check_growth_factor, facts_of_padding, wider, wider_experts
 from pipelines.growth.protocol import Preservation
 from pipelines.growth.width import role_of
@@ -140,8 +140,7 @@ class LearnWidth:
 
         maps = {}
         for axis, (narrow, wide) in self._sizes(base, ffn).items():
-            new = torch.empty(wide - narrow, narrow)
-            new.normal_(0.0, wide**-0.5, generator=generator_of(seed, f"learn_width/{axis}"))
+            new = normal((wide - narrow, narrow), wide**-0.5, generator_of(seed, f"learn_width/{axis}"))
             maps[axis] = torch.cat([torch.eye(narrow), new])
         return maps
 

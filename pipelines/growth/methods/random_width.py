@@ -78,10 +78,7 @@ class RandomWidth:
     def grow_moments(
         self, base: ModelSpec, tensors: Mapping[str, Tensor], power: int, seed: int
     ) -> Iterator[tuple[str, Tensor]]:
-        padding = Padding(base, self.growth_factor)
-        gains = Gains(padding.gain_scale**-power, 0.0)
-        for name in tensors:
-            yield name, padding.padded(name, tensors[name], gains)
+        return Padding(base, self.growth_factor).moments(tensors, power)
 
     def masks(
         self, base: ModelSpec, parameters: Mapping[str, Tensor], iteration: int, train_iters: int

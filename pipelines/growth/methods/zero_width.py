@@ -58,13 +58,13 @@ class ZeroWidth:
         check_growth_factor(self.growth_factor)
 
     def target(self, base: ModelSpec) -> ModelSpec:
-        return self._padding(base).target(scale_epsilon=True)
+        return Padding(base, self.growth_factor).target(scale_epsilon=True)
 
     def target_experts(self, base: ExpertSpec) -> ExpertSpec:
         return wider_experts(base, self.growth_factor)
 
     def grow(self, base: ModelSpec, tensors: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, Tensor]]:
-        padding = self._padding(base)
+        padding = Padding(base, self.growth_factor)
         gains = Gains(padding.gain_scale, self.new_gain)
         for name in tensors:
             yield name, padding.padded(name, tensors[name], gains, self._fill(base, name, seed))
@@ -72,19 +72,13 @@ class ZeroWidth:
     def grow_moments(
         self, base: ModelSpec, tensors: Mapping[str, Tensor], power: int, seed: int
     ) -> Iterator[tuple[str, Tensor]]:
-        padding = self._padding(base)
-        gains = Gains(padding.gain_scale**-power, 0.0)
-        for name in tensors:
-            yield name, padding.padded(name, tensors[name], gains)
+        return Padding(base, self.growth_factor).moments(tensors, power)
 
     def preserves(self, base: ModelSpec) -> Preservation:
         return Preservation("exact", bound=EXACT_BOUND)
 
     def facts(self, base: ModelSpec) -> dict[str, Any]:
         return facts_of_padding(base, self.target(base))
-
-    def _padding(self, base: ModelSpec) -> Padding:
-        return Padding(base, self.growth_factor)
 
     def _fill(self, base: ModelSpec, name: str, seed: int) -> Fill | None:
         """[[old, A], [B, C]] with B or what else must be nothing at growth left zero; the embedding has no new rows."""
