@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any
 
 from pipelines.continual.spec import FinetuneSpec
 from pipelines.forecast.spec import PredictSpec
 from pipelines.growth.spec import InterpolateSpec, LevelSpec
-from pipelines.megatron.spec import WIDTHS
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.methods import method_card
+from workflow.growth_bases import CYCLE_POLICIES, check_cycle, smaller_base, smaller_model
 from workflow.plan import Plan, Values, overridden, setting
 from workflow.schemas.paper import DEFAULT_METHODS
 from workflow.schemas.params import MethodParams, Params
 
 GROWTH_POLICIES = ("optimizer_policy", "schedule_policy", "data_policy")
-# Nothing is known of AdamW's moments on another level, and each has a schedule and text of its own.
-CYCLE_POLICIES = {"optimizer_policy": "fresh", "schedule_policy": "restart", "data_policy": "disjoint"}
 
 
 class StagePlan(Plan):
@@ -109,13 +106,13 @@ class StagePlan(Plan):
             keep = {"training.save_optim": True} if overridden(base, own)["optimizer_policy"] != "fresh" else {}
             if cycle:
                 base |= CYCLE_POLICIES
-                _check_cycle(own, between)
+                check_cycle(own, between)
                 start = self._interpolated(cycle, upstream, seed)
             elif between:
                 roots = {f"pretrain.{key}": value for key, value in upstream.items()}
                 start = self.grown(method, {**roots, **between, **keep}, seed)
             else:
-                upstream = {**_smaller_base(method, overridden(base, own)), **upstream}
+                upstream = {**smaller_base(method, overridden(base, own)), **upstream}
                 start = self.pretrained(DEFAULT_METHODS["pretrain"], {**upstream, **keep}, seed)
         elif len(own) < len(overrides):
             raise RetraceError(f"{', '.join(sorted(set(overrides) - set(own)))}: {method} starts from no base model")
@@ -168,7 +165,7 @@ class StagePlan(Plan):
             "training": spec["training"],
             **CYCLE_POLICIES,
         }
-        smaller = _smaller(growth["model"], {axis: (axis, level[axis]) for axis in level}, "cycle")
+        smaller = smaller_model(growth["model"], {axis: (axis, level[axis]) for axis in level}, "cycle")
         trained = self.add(
             f"results/growth/stack/{setting(named, {**before, 'cycle.level': 'coalesced'})}/seed{seed}",
             "growth",
@@ -331,62 +328,6 @@ class StagePlan(Plan):
         """The tokenizer whose tokens a run was trained on."""
         tokens = self[run].inputs["tokens"]
         return str(self[str(tokens)].inputs["tokenizer"])
-
-
-def _check_cycle(own: Values, between: Values) -> None:
-    """Refuse keys that a V-cycle's row cannot have.
-
-    Raises:
-        RetraceError: names the key.
-    """
-    for key in own:
-        if key.startswith("model."):
-            raise RetraceError(f"{key}: a V-cycle's large model is that of params.yaml's growth.model: change it there")
-        if key in CYCLE_POLICIES and own[key] != CYCLE_POLICIES[key]:
-            raise RetraceError(
-                f"{key}: {own[key]}: every level of a V-cycle begins as {CYCLE_POLICIES[key]}; leave it out"
-            )
-    for key in between:
-        raise RetraceError(f"base.{key}: a row grows in two hops or by a V-cycle, not both: leave out base. or cycle.")
-
-
-def _smaller_base(method: str, grown: Values) -> Values:
-    """Keys of a base model's spec that a method turns into the grown model's, where not every base is that anyway.
-
-    Raises:
-        RetraceError: a size of the target is no multiple of the growth factor.
-    """
-    axis, options = method_card("growth", method).axis, grown["method"]
-    if axis == "width":
-        factors = {"depth": ("", 1.0), "width": ("growth_factor", options["growth_factor"])}
-    elif axis == "both":
-        named = {"depth": "growth_factor", "width": "width_factor"}
-        factors = {each: (name, options[name]) for each, name in named.items()}
-    else:
-        return {}
-    return _smaller(grown["model"], factors, f"growth.{method}")
-
-
-def _smaller(model: Values, factors: dict[str, tuple[str, float]], where: str) -> Values:
-    """Keys of the spec of a model that is as many times shallower and narrower.
-
-    Args:
-        factors: ``depth`` or ``width`` or both -> the key under ``where`` and its factor.
-
-    Raises:
-        RetraceError: names the key and the size that is no multiple of its factor.
-    """
-    sizes = {"depth": ("num_layers",), "width": WIDTHS}
-    smaller = {}
-    for axis, (name, factor) in factors.items():
-        for size in sizes[axis]:
-            quotient = model[size] / Fraction(factor).limit_denominator(1000)
-            if quotient.denominator != 1:
-                raise RetraceError(
-                    f"params.yaml: {where}.{name} is {factor}, and model.{size} {model[size]} is no multiple of it"
-                )
-            smaller[f"model.{size}"] = quotient.numerator
-    return smaller
 
 
 def _split(overrides: Values, stage: str) -> tuple[Values, Values]:
