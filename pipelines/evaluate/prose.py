@@ -17,6 +17,10 @@ _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|cf|vs|al|Eq|Fig|Ref|Dr|Mr|Mrs
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 _CODE = re.compile(r">>>|::|==|--|\(\)|[{}<>|=_\\]|https?:|\b(?:Args|Kwargs|Parameters):")
 
+# A block longer than this is no paragraph, but a text that marks its paragraphs otherwise than by blank lines.
+LONGEST_BLOCK = 5000
+SENTENCES_OF_A_RUN = 8
+
 Paragraph = tuple[str, ...]
 """The sentences of one paragraph, in order."""
 
@@ -63,9 +67,18 @@ def held_out_documents(corpus: Path) -> list[Document]:
 
 
 def paragraphs(text: str) -> list[str]:
-    """Blank-line separated blocks that read as prose, each joined to one line."""
-    blocks = (" ".join(block.split()) for block in re.split(r"\n\s*\n", text))
-    return [block for block in blocks if is_prose(block)]
+    """Blank-line separated blocks that read as prose, each joined to one line.
+
+    Books are often set without blank lines. A block too long for a paragraph is cut at its sentences, into runs of at
+    most ``SENTENCES_OF_A_RUN``; a sentence that is no prose, as the first and last of a passage may be, ends a run.
+    """
+    found: list[str] = []
+    for block in (" ".join(each.split()) for each in re.split(r"\n\s*\n", text)):
+        if len(block) > LONGEST_BLOCK:
+            found.extend(_runs_of_sentences(block))
+        elif is_prose(block):
+            found.append(block)
+    return found
 
 
 def is_prose(block: str) -> bool:
@@ -97,6 +110,18 @@ def words(text: str) -> list[str]:
 def normalised(sentence: str) -> str:
     """What copies of a sentence have in common: its letters and digits, in lower case."""
     return "".join(character for character in sentence.casefold() if character.isalnum())
+
+
+def _runs_of_sentences(block: str) -> list[str]:
+    runs: list[list[str]] = [[]]
+    for sentence in sentences(block):
+        if not is_prose(sentence):
+            runs.append([])
+            continue
+        if len(runs[-1]) == SENTENCES_OF_A_RUN:
+            runs.append([])
+        runs[-1].append(sentence)
+    return [" ".join(run) for run in runs if run]
 
 
 def _unseen_runs(paragraph: list[str], seen: set[str]) -> list[Paragraph]:

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from pipelines.evaluate.prose import Document, held_out_documents, paragraphs, sentences, words
+from pipelines.evaluate.prose import (
+    LONGEST_BLOCK,
+    SENTENCES_OF_A_RUN,
+    Document,
+    held_out_documents,
+    paragraphs,
+    sentences,
+    words,
+)
 from pipelines.evaluate.proxies import (
     COMMON_WORDS,
     LENGTH_TOLERANCE,
@@ -218,3 +226,25 @@ def test_prose_is_told_from_code_and_split_at_sentence_ends() -> None:
     assert paragraphs(text) == ["Returns the sum, e.g. of two. Nothing else happens here!"]
     assert sentences(paragraphs(text)[0]) == ["Returns the sum, e.g. of two.", "Nothing else happens here!"]
     assert sentences("See Fig. A for this. Then stop.") == ["See Fig. A for this.", "Then stop."]
+
+
+def test_a_book_without_blank_lines_is_cut_at_its_sentences() -> None:
+    told = [f"On day {'i' * n} the old ship left the harbour for a long journey." for n in range(1, 101)]
+    book = "\n".join(["half a sentence from before.", *told[:50], '"No," he said -- "never."', *told[50:], "And he"])
+    assert len(book) > LONGEST_BLOCK
+    runs = [sentences(each) for each in paragraphs(book)]
+    assert [sentence for run in runs for sentence in run] == told  # what is no prose is left out, everything else stays
+    assert {len(run) for run in runs} == {SENTENCES_OF_A_RUN, 2}
+    assert told[49] == runs[6][-1]
+    assert told[50] == runs[7][0]  # what is no prose ends a run: nothing is joined over it
+
+
+def test_a_text_without_blank_lines_gives_items_of_every_task(
+    make_corpus: Callable[..., Path], make_job: Callable
+) -> None:
+    corpus = make_corpus(modules=12, paragraphs=40)
+    held_out = corpus / "validation.jsonl"
+    held_out.write_text(held_out.read_text().replace("\\n\\n", "\\n"))
+    assert len(json.loads(held_out.read_text().splitlines()[0])["text"]) > LONGEST_BLOCK
+    job = make_job("tasks")
+    assert tasks(TasksSpec(max_items=40), {"corpus": corpus}, job)["num_items"] == 120
