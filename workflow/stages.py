@@ -296,13 +296,11 @@ class StagePlan(Plan):
         return self.add(path, "megatron", "export", {}, checkpoint=checkpoint, tokenizer=tokenizer)
 
     def evaluation(self, run: str) -> str:
-        """The harness's scores of a run's model: experts as they are, everything else as a Hugging Face model."""
-        stage = run.split("/")[1]
-        model = run if stage in ("moe", "continual") else self.exported(run)
+        """The harness's scores of a run's model, as it lies: a checkpoint, or a finetuned Hugging Face model."""
         path = run.replace("results/", "results/evaluate/", 1)
-        tokenizer = self._tokenizer_of(run) if stage == "moe" else None
+        tokenizer = None if run.split("/")[1] == "continual" else self._tokenizer_of(run)
         spec = _given(self.params.evaluate.run)
-        return self.add(path, "evaluate", "run", spec, model=model, tokenizer=tokenizer, tasks=self.harness_tasks())
+        return self.add(path, "evaluate", "run", spec, model=run, tokenizer=tokenizer, tasks=self.harness_tasks())
 
     def harness_tasks(self) -> str:
         """The evaluation tasks."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.job import Job
-from pipelines.tables.cells import gather, tabulate
+from pipelines.tables.cells import gather, tabulate, with_task_columns
 from pipelines.tables.page import TablePage
 from pipelines.tables.reported import read_reported
 from pipelines.tables.spec import CELLS, BuildSpec
@@ -34,6 +34,7 @@ def build(spec: BuildSpec, inputs: dict[str, Any], job: Job) -> dict[str, int]:
     pages = {}
     for table in spec.tables:
         cells = gather(table, runs, evaluations)
+        table = with_task_columns(table, cells)
         beside = [each for each in reported if each.table == table.name]
         pages[table.name] = TablePage(spec, table, tabulate(table, cells), cells, beside)
     for name, page in pages.items():

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.job import read_metrics, read_record
 from pipelines.tables.derived import DERIVED
-from pipelines.tables.metrics import metric
+from pipelines.tables.metrics import METRICS, TASK_METRICS, metric
 from pipelines.tables.spec import CellSpec, TableSpec
 
 Number = int | float
@@ -88,6 +88,24 @@ def _final(folder: Path) -> dict[str, Any]:
     if not lines or not lines[-1].get("final"):
         raise RetraceError(f"{folder}/metrics.jsonl has no final line: its job did not finish; run it again")
     return {name: value for name, value in lines[-1].items() if name != "final"}
+
+
+def with_task_columns(table: TableSpec, cells: dict[tuple[str, int], Cell]) -> TableSpec:
+    """The table with a column for every task in place of ``*_acc``, ``*_acc_norm`` and ``*_ppl``.
+
+    Which tasks there are is params.yaml's choice, and so no list of paper.yaml's. They come in the harness's order; a
+    column that the table names itself stays where it is. A pattern that fits nothing is left as it is.
+    """
+    found: list[str] = []
+    for column in table.columns:
+        suffix = column.removeprefix("*")
+        fits = [column]
+        if column.startswith("*") and suffix in TASK_METRICS:
+            names = dict.fromkeys(name for cell in cells.values() for name in cell.metrics)
+            tasks = [name for name in names if name.endswith(suffix) and name not in METRICS]
+            fits = [name for name in tasks if name not in table.columns] if tasks else fits
+        found.extend(fits)
+    return table.model_copy(update={"columns": tuple(found)})
 
 
 Values = dict[str, dict[str, dict[int, float | None]]]

@@ -240,7 +240,7 @@ METRICS: dict[str, Metric] = {
     ),
 }
 
-# The harness names its metrics after its tasks, which params.yaml chooses.
+# The harness names its metrics after its tasks, which params.yaml chooses; `*` in place of a task is all of them.
 TASK_METRICS: dict[str, tuple[str, str, Direction, float]] = {
     "_acc_norm": ("acc_norm", "%", "higher", 100.0),
     "_acc": ("acc", "%", "higher", 100.0),

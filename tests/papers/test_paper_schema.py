@@ -117,6 +117,7 @@ def test_a_claim_may_name_a_number(tmp_path: Path) -> None:
         ("claims.0.table", "other", "no table 'other'"),
         ("claims.0.metric", "train_loss", "table operators has no column 'train_loss'; columns: val_loss, speedup"),
         ("claims.0.metric", "num_parameters", "metric num_parameters has no better side; metrics with one: "),
+        ("claims.0.metric", "*_acc", r"metric \*_acc is many columns: a claim is decided on one"),
         ("claims", [PAPER["claims"][0]] * 2, "claim grown_beats_scratch is there twice"),
         ("arxiv", 2405.15319, r"arxiv: .*string.*\(got 2405.15319\)"),
         ("tables", {}, "at least 1 item"),

@@ -17,7 +17,7 @@ from tests.store.team import AUTHOR, make_artifact, run_of, store_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("pipelines", "workflow", "papers", "params", "params.yaml", "dvc.yaml", ".gitignore", ".dvcignore")
-# One paper and one seed: 13 artifacts, however many tables that paper has come to have.
+# One paper and one seed: 11 artifacts, however many tables that paper has come to have.
 PAPERS, SEEDS = ["gstack"], 1
 PAPER = """
 title: Stacking

@@ -10,7 +10,7 @@ from tests.store.team import contents, harm, object_of, record_of, run_of, store
 
 GROWN = "results/growth/stack/default/seed0"
 PAPER = "results/papers/gstack"
-ALL = 13
+ALL = 11
 
 
 @pytest.fixture
@@ -35,12 +35,12 @@ def test_a_fresh_clone_gets_what_the_tables_need_and_the_same_bytes(shared, bob,
 
 
 def test_a_target_brings_its_artifact_and_nothing_upstream(shared, bob, store_command):
-    exported = {f"results/export/growth/{name}/default/seed0" for name in ("scratch", "stack")}
+    scored = {f"results/evaluate/growth/{name}/default/seed0" for name in ("scratch", "stack")}
     for target, expected in (
         ("results/tables/gstack/operators.md", {PAPER}),
         ("results/claims.md", {"results/papers/claims"}),
         ("./results/growth/stack/", {GROWN}),
-        ("results/export", exported),
+        ("results/evaluate/growth", scored),
     ):
         shutil.rmtree(bob / ".dvc" / "cache", ignore_errors=True)
         store_command(bob, "fetch", target)

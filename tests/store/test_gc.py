@@ -14,7 +14,7 @@ import yaml
 from tests.store.team import AUTHOR, contents, make_artifact, record_of, run_of, store_of
 
 OLD = "results/growth/stack/older/seed0"
-ALL = 13
+ALL = 11
 MONTHS_AGO = time.time() - 100 * 86400
 
 

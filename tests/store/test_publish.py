@@ -9,7 +9,7 @@ import yaml
 from tests.store.team import AUTHOR, compute_again, contents, record_of, run_of, store_of
 
 GROWN = "results/growth/stack/default/seed0"
-ALL = 13
+ALL = 11
 
 
 def test_a_clone_gets_the_published_artifacts_by_dvc_alone(alice, bob, tmp_path, store_command, call):

@@ -8,7 +8,7 @@ from tests.store.team import compute_again, contents, harm, object_of, record_of
 
 GROWN = "results/growth/stack/default/seed0"
 SCRATCH = "results/growth/scratch/default/seed0"
-ALL = 13
+ALL = 11
 
 
 def test_what_the_tables_need_is_sent_once(alice, disk, store_command):

@@ -13,7 +13,7 @@ from pipelines.runs.errors import RetraceError
 from pipelines.runs.job import Job
 from pipelines.runs.verb import parse_spec
 from pipelines.tables.build import build
-from pipelines.tables.spec import BuildSpec
+from pipelines.tables.spec import CELLS, BuildSpec
 
 MakeArtifact = Callable[..., Path]
 MakeJob = Callable[[str], Job]
@@ -133,6 +133,29 @@ def test_artifacts_of_one_cell_are_merged(artifact: MakeArtifact, job: MakeJob) 
         ("fertility", 1.5),
         ("average_acc", 25.0),
     ]
+
+
+def test_a_pattern_is_a_column_for_every_task_of_the_harness(artifact: MakeArtifact, job: MakeJob) -> None:
+    scores = {"zebra_acc": 0.5, "ape_acc": 0.25, "ape_acc_norm": 0.75, "ape_ppl": 3.0, "average_acc": 0.375}
+    inputs = {"run": [artifact("train", val_loss=1.0)], "evaluation": [artifact("scored", **scores)]}
+    one = {
+        "rows": [{"name": "stack", "stage": "growth"}],
+        "seeds": [0],
+        "reference": None,
+        "cells": [{"row": "stack", "seed": 0, "run": 0, "evaluation": 0}],
+    }
+    for columns, shown in (
+        (["val_loss", "*_acc", "average_acc"], ["val_loss", "zebra_acc", "ape_acc", "average_acc"]),
+        (["*_acc_norm", "*_ppl"], ["ape_acc_norm", "ape_ppl"]),
+        (["ape_acc", "val_loss", "*_acc"], ["ape_acc", "val_loss", "zebra_acc"]),
+    ):
+        made = job("-".join(shown))
+        build(spec({**one, "columns": columns}), inputs, made)
+        assert [line["column"] for line in read_csv(made.out / "operators.csv")] == shown
+        assert json.loads((made.out / CELLS).read_text())["tables"]["operators"]["columns"] == shown
+    unscored = {**one, "cells": [{"row": "stack", "seed": 0, "run": 0}], "columns": ["val_loss", "*_acc"]}
+    with pytest.raises(RetraceError, match=r"no run has the metric \*_acc; .*evaluate: true"):
+        build(spec(unscored), inputs, job("unscored"))
 
 
 def test_a_metric_with_two_values_in_one_cell_is_refused(artifact: MakeArtifact, job: MakeJob) -> None:

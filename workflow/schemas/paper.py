@@ -92,6 +92,7 @@ class Table(Strict):
     """A grid of runs: rows x seeds, and the columns to show of them.
 
     Attributes:
+        columns: metrics; ``*_acc`` is the accuracy of every task, which needs ``evaluate``.
         needs: a folder of params.yaml (``folders.NAME``) without which the table is not run.
         evaluate: score the models with the harness's tasks.
         positions: fit the reciprocal law to the runs' loss by position; curves are then over the position.
@@ -189,6 +190,8 @@ class Claim(Strict):
 
     @model_validator(mode="after")
     def _directed(self) -> Self:
+        if self.metric.startswith("*"):
+            raise ValueError(f"metric {self.metric} is many columns: a claim is decided on one, as average_acc")
         if metric(self.metric).direction == "none":
             directed = ", ".join(name for name, each in METRICS.items() if each.direction != "none")
             raise ValueError(f"metric {self.metric} has no better side; metrics with one: {directed}")
