@@ -12,6 +12,7 @@ from pathlib import Path
 from pipelines.megatron.spec import ExpertSpec, ModelSpec, TrainingSpec
 from pipelines.megatron.training import train
 from pipelines.runs.job import Job
+from pipelines.runs.ranks import leave
 from pipelines.runs.verb import Execution
 
 MODEL = ModelSpec(
@@ -46,3 +47,4 @@ def run(tokens: Path, out: Path, jobs: list[dict]) -> None:
 
 if __name__ == "__main__":
     run(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+    leave()  # as jobs do: gloo's threads may abort an interpreter that is torn down
