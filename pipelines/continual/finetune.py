@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipelines.continual.metrics import FORMULAS, sequence_metrics
 from pipelines.continual.prompts import encode_tasks, union_of_labels
 from pipelines.continual.tasks import load_tasks
-from pipelines.runs.devices import choose_device
+from pipelines.runs.devices import choose_device, prepare_cpu
 from pipelines.runs.methods import load_method
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def finetune(spec: FinetuneSpec, inputs: dict[str, Path], job: Job) -> dict[str,
     )
     from pipelines.continual.sequence import TaskSequence
 
-    torch.set_num_threads(job.execution.threads)
+    prepare_cpu(job.execution.threads)
     device = choose_device(job.execution.device)
     architecture = read_architecture(inputs["model"])
     tokenizer = open_tokenizer(inputs["model"])

@@ -21,6 +21,7 @@ from torch.nn import functional
 from pipelines.growth.protocol import GrowthMethod
 from pipelines.megatron.definition import logits_of
 from pipelines.megatron.flops import training_flops_per_token
+from pipelines.runs.devices import prepare_cpu
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def learn(
             "method: learn_iters must be at least 0, learn_batch_size at least 1 and learn_lr above 0, got "
             f"{method.learn_iters}, {method.learn_batch_size} and {method.learn_lr}"
         )
-    torch.set_num_threads(job.execution.threads)
+    prepare_cpu(job.execution.threads)
     on_gpu = job.execution.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda", job.local_rank) if on_gpu else torch.device("cpu")
     held = {name: tensors[name].to(device, torch.float32) for name in tensors}

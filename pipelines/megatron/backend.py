@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipelines.megatron.layout import Layout, check_layout
+from pipelines.runs.devices import prepare_cpu
 from pipelines.runs.errors import RetraceError
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def initialize(execution: Execution, experts: ExpertSpec | None = None) -> Layou
             f"--exec processes is {layout_.world_size} but {world_size} ranks run: start the verb without torchrun"
         )
     if not torch.distributed.is_initialized():
-        torch.set_num_threads(execution.threads)
+        prepare_cpu(execution.threads)
         _join(world_size)
     if parallel_state.model_parallel_is_initialized():
         if layout() == {**layout(), **layout_.as_dict()}:

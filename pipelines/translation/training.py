@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from pipelines.runs.devices import choose_device
+from pipelines.runs.devices import choose_device, prepare_cpu
 from pipelines.tokenizer.loading import load_tokenizer
 from pipelines.translation.pairs import read_pairs
 
@@ -42,7 +42,7 @@ def train(spec: TrainSpec, inputs: dict[str, Path], job: Job) -> dict[str, Any]:
     from pipelines.translation.scoring import score, signatures, translate
     from pipelines.translation.steps import Training, encode
 
-    torch.set_num_threads(job.execution.threads)
+    prepare_cpu(job.execution.threads)
     encoded = {split: encode(tokenizer, pairs) for split, pairs in splits.items()}
     longest = max(len(side) for pairs in encoded.values() for pair in pairs for side in pair)
     torch.manual_seed(spec.seed)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pipelines.runs.cache import Cache, CacheSettings
+from pipelines.runs.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -157,6 +162,45 @@ def shared_tree(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tree / ".dvc" / "config").write_text("[cache]\n    dir = ../../cache\n    type = copy\n", encoding="utf-8")
     monkeypatch.setenv("RETRACE_STORE", "full")
     return tree
+
+
+@pytest.fixture
+def grow(shared_tree: Path, run_cli, tmp_path: Path):
+    """Run the tree's one verb into a folder below ``results``: ``grow("name", spec, *options, execution=...)``."""
+
+    def grow(name: str, spec: dict[str, Any], *options, **keywords) -> subprocess.CompletedProcess[str]:
+        out = tmp_path / "results" / name
+        return run_cli("growth", "train", "--out", out, *options, spec=spec, cwd=shared_tree, **keywords)
+
+    return grow
+
+
+@pytest.fixture
+def start(shared_tree: Path, tmp_path: Path):
+    """Start the verb and return at once: ``start("name", spec)``; what still runs at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(name: str, spec: dict[str, Any], *options: str, **env: str) -> subprocess.Popen[str]:
+        out = str(tmp_path / "results" / name)
+        command = [sys.executable, "-m", "pipelines", "growth", "train", "--spec", json.dumps(spec), "--out", out]
+        environment = {**os.environ, "RETRACE_WORK": str(tmp_path / "work"), "PYTHONPATH": str(shared_tree), **env}
+        job = subprocess.Popen(
+            [*command, *options], cwd=shared_tree, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        started.append(job)
+        return job
+
+    yield start
+    for job in started:
+        job.kill()
+        job.wait()
+        assert job.stderr is not None
+        job.stderr.close()
+
+
+@pytest.fixture
+def store(shared_tree: Path, tmp_path: Path) -> Store:
+    return Store(Cache(CacheSettings(tmp_path / "cache", ("copy",))), shared_tree)
 
 
 @pytest.fixture

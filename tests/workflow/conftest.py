@@ -21,6 +21,12 @@ import yaml
 from benchmarks.graph import copy_checkout
 
 
+@pytest.fixture(scope="module")
+def params(root: Path) -> dict[str, Any]:
+    """The parameters of params.yaml."""
+    return yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the checkout for one test."""
