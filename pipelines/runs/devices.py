@@ -33,8 +33,8 @@ def prepare_cpu(threads: int) -> None:
     """Set a process up to train on the CPU: its threads, and a heap that keeps what a step frees for the next one.
 
     glibc would map every larger tensor anew, and the system would zero its pages again, step for step: a fourteenth
-    of a small model's time and more (LOG.md). Numbers stay the same, bit for bit. Who sets ``MALLOC_TRIM_THRESHOLD_`` or
-    ``MALLOC_MMAP_THRESHOLD_`` decides, and other C libraries do as they do.
+    of a small model's time and more (LOG.md). Numbers stay the same, bit for bit. Who sets
+    ``MALLOC_TRIM_THRESHOLD_`` or ``MALLOC_MMAP_THRESHOLD_`` decides, and other C libraries do as they do.
     """
     import torch
 
