@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from pipelines.evaluate.json_lines import read_json_lines
@@ -113,22 +115,15 @@ def normalised(sentence: str) -> str:
 
 
 def _runs_of_sentences(block: str) -> list[str]:
-    runs: list[list[str]] = [[]]
-    for sentence in sentences(block):
-        if not is_prose(sentence):
-            runs.append([])
-            continue
-        if len(runs[-1]) == SENTENCES_OF_A_RUN:
-            runs.append([])
-        runs[-1].append(sentence)
-    return [" ".join(run) for run in runs if run]
+    runs = _runs(sentences(block), is_prose)
+    size = SENTENCES_OF_A_RUN
+    return [" ".join(run[i : i + size]) for run in runs for i in range(0, len(run), size)]
 
 
 def _unseen_runs(paragraph: list[str], seen: set[str]) -> list[Paragraph]:
-    runs: list[list[str]] = [[]]
-    for sentence in paragraph:
-        if normalised(sentence) in seen:
-            runs.append([])
-        else:
-            runs[-1].append(sentence)
-    return [tuple(run) for run in runs if run]
+    return [tuple(run) for run in _runs(paragraph, lambda sentence: normalised(sentence) not in seen)]
+
+
+def _runs(found: list[str], keeps: Callable[[str], bool]) -> list[list[str]]:
+    """The sentences that are kept, in the runs that those left out divide them into."""
+    return [list(run) for kept, run in groupby(found, keeps) if kept]

@@ -24,9 +24,8 @@ def choose_device(name: str) -> Any:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-# Of mallopt(3). The second is the largest that glibc takes.
-M_TRIM_THRESHOLD, KEPT_BYTES = -1, 1 << 28
-M_MMAP_THRESHOLD, HEAP_BYTES = -3, 1 << 25
+# Of mallopt(3): variable -> parameter and bytes. The second is the largest that glibc takes.
+HEAP = {"MALLOC_TRIM_THRESHOLD_": (-1, 1 << 28), "MALLOC_MMAP_THRESHOLD_": (-3, 1 << 25)}
 
 
 def prepare_cpu(threads: int) -> None:
@@ -40,8 +39,6 @@ def prepare_cpu(threads: int) -> None:
 
     torch.set_num_threads(threads)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-            mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-            mallopt(M_MMAP_THRESHOLD, HEAP_BYTES)
+    for variable, (parameter, size) in HEAP.items():
+        if mallopt is not None and variable not in os.environ:
+            mallopt(parameter, size)

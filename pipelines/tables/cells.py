@@ -96,16 +96,13 @@ def with_task_columns(table: TableSpec, cells: dict[tuple[str, int], Cell]) -> T
     Which tasks there are is params.yaml's choice, and so no list of paper.yaml's. They come in the harness's order; a
     column that the table names itself stays where it is. A pattern that fits nothing is left as it is.
     """
-    found: list[str] = []
+    names = dict.fromkeys(name for cell in cells.values() for name in cell.metrics if name not in METRICS)
+    columns: list[str] = []
     for column in table.columns:
         suffix = column.removeprefix("*")
-        fits = [column]
-        if column.startswith("*") and suffix in TASK_METRICS:
-            names = dict.fromkeys(name for cell in cells.values() for name in cell.metrics)
-            tasks = [name for name in names if name.endswith(suffix) and name not in METRICS]
-            fits = [name for name in tasks if name not in table.columns] if tasks else fits
-        found.extend(fits)
-    return table.model_copy(update={"columns": tuple(found)})
+        tasks = [name for name in names if name.endswith(suffix)] if suffix in TASK_METRICS else []
+        columns.extend([name for name in tasks if name not in table.columns] if tasks else [column])
+    return table.model_copy(update={"columns": tuple(columns)})
 
 
 Values = dict[str, dict[str, dict[int, float | None]]]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs.artifacts import left_in
+
 SCRATCH = {"method": {"name": "scratch"}}
 
 
@@ -23,10 +25,6 @@ def grow(tree: Path, run_cli):
         return run_cli("growth", "train", *options, spec=spec, cwd=tree, **keywords)
 
     return grow
-
-
-def left_in(folder: Path) -> list[str]:
-    return sorted(each.name for each in folder.iterdir()) if folder.exists() else []
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:

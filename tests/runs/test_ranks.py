@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,6 +16,7 @@ import pytest
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.ranks import in_slurm_step, join_slurm
 from pipelines.runs.verb import Execution
+from tests.runs.artifacts import wait_until
 
 SCRATCH = {"method": {"name": "scratch"}}
 TWO = {"processes": 2, "device": "cpu"}
@@ -72,13 +72,6 @@ def test_a_signal_to_the_job_ends_every_rank_and_leaves_nothing(tree, tmp_path, 
     assert job.wait(timeout=60) == (128 + number if number == signal.SIGTERM else -number)
     wait_until(lambda: not any(Path("/proc", each.read_text()).exists() for each in waiting))
     assert sorted(results.iterdir()) == waiting
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture

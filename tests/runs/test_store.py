@@ -17,6 +17,7 @@ import pytest
 from pipelines.runs.cache import Cache, CacheSettings, FileEntry, ObjectFault
 from pipelines.runs.errors import RetraceError
 from pipelines.runs.store import Record, Store, open_store, parse_record, tree_bytes
+from tests.runs.artifacts import run_of
 
 KEY = "a1" * 32
 
@@ -38,11 +39,6 @@ def make_artifact(tmp_path: Path, make_run) -> Callable[..., Path]:
         return folder
 
     return make_artifact
-
-
-def run_of(artifact: Path) -> dict[str, Any]:
-    run: dict[str, Any] = json.loads((artifact / "run.json").read_text())
-    return run
 
 
 def put(store: Store, artifact: Path) -> Record:
