@@ -71,7 +71,8 @@ class _PickyWhole(WholeEncoding):
         self.encoding = encoding
         self.backend = backend
         added = backend.tokenizer.get_added_tokens_decoder()
-        own = encoding.ids
+        # Each list is made anew whenever it is asked for, so none is asked for twice.
+        own, tokens = encoding.ids, encoding.tokens
         words = list(zip(encoding.sequence_ids, encoding.word_ids, strict=True))
         ids: list[int] = []
         lengths: list[int] = []
@@ -87,7 +88,7 @@ class _PickyWhole(WholeEncoding):
             else:
                 while end < len(own) and words[end] == words[place] and own[end] not in added:
                     end += 1
-                made = backend.encode_words("".join(encoding.tokens[place:end]), is_pretokenized)
+                made = backend.encode_words("".join(tokens[place:end]), is_pretokenized)
                 lengths += [len(str(backend.id_to_token(each))) for each in made]
             ids += made
             place = end

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -164,3 +165,21 @@ def test_tensor_batches_of_empty_and_single_texts(trained):
     assert hf("")["input_ids"] == []
     assert hf(["", "a"], padding=True)["attention_mask"] == [[0], [1]]
     assert hf("a b", return_tensors="pt")["input_ids"].shape[0] == 1
+
+
+@pytest.mark.parametrize("method", ["scaffold_bpe", "picky_bpe"])
+def test_the_lists_of_an_encoding_are_made_once_however_long_the_text(trained, method, texts):
+    """Rust makes such a list anew at every reading: one read a word costs the square of the text."""
+    backend = load_hf_tokenizer(trained(method)).backend_tokenizer
+    encoding = backend.tokenizer.encode(texts[0])
+    reads: Counter[str] = Counter()
+
+    class Counted:
+        def __getattr__(self, name: str) -> object:
+            reads[name] += 1
+            return getattr(encoding, name)
+
+    whole = backend.whole(Counted(), False)
+    assert whole.ids.tolist() == backend.encode(texts[0]).ids
+    assert reads["ids"] == 1
+    assert set(reads.values()) == {1}
