@@ -75,7 +75,7 @@ class WholeEncoding:
             return self.ids[places].tolist()
         if name == "attention_mask":
             return [1] * len(places)
-        values = getattr(self.encoding, name)
+        values = self.whole_list(name)
         sources = self.source[places]
         column = [values[place] for place in sources.tolist()]
         if name in ("tokens", "offsets"):
@@ -89,11 +89,21 @@ class WholeEncoding:
                     column[index] = self.parts.offsets(scaffold, values[source])[part]
         return column
 
+    @cached_property
+    def _lists(self) -> dict[str, list[Any]]:
+        return {}
+
+    def whole_list(self, name: str) -> list[Any]:
+        """One list of Rust's encoding, which makes it anew at every reading; all windows share this one."""
+        if name not in self._lists:
+            self._lists[name] = getattr(self.encoding, name)
+        return self._lists[name]
+
     def _sequences(self) -> NDArray[np.int64]:
         """For every expanded id, the text it belongs to: 0, 1, or -1 for what a template put in."""
-        if self.encoding.n_sequences == 1 and 1 not in self.encoding.special_tokens_mask:
+        if self.encoding.n_sequences == 1 and 1 not in self.whole_list("special_tokens_mask"):
             return np.zeros(len(self.ids), dtype=np.int64)
-        return np.array([-1 if i is None else i for i in self.encoding.sequence_ids], dtype=np.int64)[self.source]
+        return np.array([-1 if i is None else i for i in self.whole_list("sequence_ids")], dtype=np.int64)[self.source]
 
     def windows(self, truncation: dict[str, Any] | None) -> list[Places]:
         """The places each window keeps: the encoding itself first, then what overflows, in Rust's order.

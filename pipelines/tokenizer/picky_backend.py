@@ -71,7 +71,7 @@ class _PickyWhole(WholeEncoding):
         self.encoding = encoding
         self.backend = backend
         added = backend.tokenizer.get_added_tokens_decoder()
-        # Each list is made anew whenever it is asked for, so none is asked for twice.
+        # Rust makes a list anew at every reading. Not by `whole_list`: the bytes' tokens are not to be kept.
         own, tokens = encoding.ids, encoding.tokens
         words = list(zip(encoding.sequence_ids, encoding.word_ids, strict=True))
         ids: list[int] = []
@@ -101,7 +101,7 @@ class _PickyWhole(WholeEncoding):
         if name == "tokens":
             return [self.backend.id_to_token(each) for each in self.ids[places].tolist()]
         if name == "offsets":
-            spans = self.encoding.offsets
+            spans = self.whole_list("offsets")
             ends = zip(self.source[places].tolist(), self.last[places].tolist(), strict=True)
             return [(spans[first][0], spans[last][1]) for first, last in ends]
         return super().column(name, places)

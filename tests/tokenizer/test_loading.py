@@ -183,3 +183,12 @@ def test_the_lists_of_an_encoding_are_made_once_however_long_the_text(trained, m
     assert whole.ids.tolist() == backend.encode(texts[0]).ids
     assert reads["ids"] == 1
     assert set(reads.values()) == {1}
+
+    reads.clear()
+    windows = whole.windows({"max_length": 20, "stride": 5, "strategy": "longest_first", "direction": "right"})
+    assert len(windows) > 2
+    columns = ["tokens", "type_ids", "special_tokens_mask", "offsets", "word_ids", "sequence_ids"]
+    for places in windows:
+        for name in columns:
+            assert len(whole.column(name, places)) == len(places)
+    assert max(reads[name] for name in columns) == 1
